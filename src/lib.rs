@@ -1,0 +1,19 @@
+//! runbook: a declarative runbook engine for people who operate production databases.
+//!
+//! Data flows one way, and a module uses only modules named above it in this list:
+//! `source` → `diagnostic` → `clock` → `units` → `secret` → `yaml` → `template` → `outcome` →
+//! `sql` → `target` → `process` → `action` → `playbook` → `plan` → `journal` →
+//! `engine` → `report` → `cli`.
+//!
+//! Invariants: only `cli` and `report` print; only `cli` reads the environment and
+//! chooses exit codes; nothing but a [`plan::Plan`] can be executed; every change of
+//! state is a [`journal::Event`]; no work starts after a failed journal write.
+
+pub mod clock;
+pub mod diagnostic;
+pub mod outcome;
+pub mod secret;
+pub mod source;
+pub mod template;
+pub mod units;
+pub mod yaml;
