@@ -8,7 +8,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess};
 
-use super::{Class, Inspection, Perform, StepContext, http::Http, shell::Shell, sql::Sql};
+use super::{Class, Inspection, Loader, Perform, StepContext, http::Http, shell::Shell, sql::Sql};
 use crate::outcome::{ErrorKind, StepError};
 use crate::template::Template;
 
@@ -40,6 +40,16 @@ impl Check {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ErrorKind::Expectation => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Reads files that belong to it.
+    pub fn load(&mut self, loader: &mut Loader<'_>) {
+        match self {
+            Self::Sql(sql) => sql.load(loader),
+            Self::Http(http) => http.load(loader),
+            Self::Shell(shell) => shell.load(loader),
+            Self::IndexValid(_) => {}
         }
     }
 

@@ -3,6 +3,8 @@
 //! The decoder, the JSON Schema and the reference all come from these types and from
 //! the actions' own. Nothing here is resolved or executed; `plan` does that.
 
+pub mod load;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,7 +13,7 @@ use crate::action::Action;
 use crate::action::check::Check;
 use crate::action::confirm::Confirm;
 use crate::action::notify::Channel;
-use crate::source::Spanned;
+use crate::source::{Span, Spanned};
 use crate::template::{Expression, Setting, Template};
 use crate::units::{ByteSize, Duration};
 
@@ -207,6 +209,8 @@ pub enum ServerRole {
 /// One step.
 #[derive(Debug)]
 pub struct Step {
+    /// All of it.
+    pub span: Span,
     /// The keys every step may have.
     pub settings: StepSettings,
     /// What it does; the span is its key's.
