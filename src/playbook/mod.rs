@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::action::Action;
+use crate::action::{Action, Inspection, Perform};
 use crate::action::check::Check;
 use crate::action::confirm::Confirm;
 use crate::action::notify::Channel;
@@ -361,5 +361,37 @@ impl JsonSchema for Undo {
                 action
             ]
         })
+    }
+}
+
+impl Step {
+    /// Names everything the step refers to: its action, its own keys and its undo.
+    pub fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>) {
+        const RESULT: &[&str] = &[
+            "value", "rows", "row_count", "rows_affected", "stdout", "stderr", "exit_code", "json", "http_status", "answer", "file", "status",
+        ];
+        let settings = &self.settings;
+        self.action.value.inspect(inspection);
+        for expression in &settings.when {
+            inspection.expression(expression);
+        }
+        for setting in &settings.for_each {
+            inspection.setting(setting);
+        }
+        for setting in &settings.timeout {
+            inspection.setting(setting);
+        }
+        for confirm in &settings.confirm {
+            confirm.inspect(inspection);
+        }
+        for check in &settings.done_when {
+            check.inspect(inspection);
+        }
+        if let Some(Undo::Action(action)) = &settings.undo {
+            action.inspect(inspection);
+        }
+        for expression in settings.outputs.values() {
+            inspection.decision(expression, Some(RESULT));
+        }
     }
 }
