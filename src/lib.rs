@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod diagnostic;
 pub mod outcome;
+pub mod output;
 pub mod secret;
 pub mod source;
 pub mod template;
