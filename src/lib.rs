@@ -2,7 +2,7 @@
 //!
 //! Data flows one way, and a module uses only modules named above it in this list:
 //! `source` → `diagnostic` → `clock` → `units` → `secret` → `yaml` → `template` → `outcome` →
-//! `sql` → `target` → `process` → `action` → `playbook` → `plan` → `journal` →
+//! `sql` → `target` → `output` → `process` → `action` → `playbook` → `plan` → `journal` →
 //! `engine` → `report` → `cli`.
 //!
 //! Invariants: only `cli` and `report` print; only `cli` reads the environment and
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod diagnostic;
 pub mod outcome;
 pub mod output;
+pub mod process;
 pub mod secret;
 pub mod source;
 pub mod template;

@@ -1,0 +1,265 @@
+//! Child processes: started without inheriting anything unsaid, captured, stopped.
+//!
+//! Every child leads its own process group and is followed by one thread that reads
+//! its output and ends the whole group with it. Whatever happens to runbook itself,
+//! the [`guard`] ends what it leaves behind. What to run and what the outcome means
+//! is the actions' business.
+
+pub mod guard;
+mod supervise;
+mod table;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::output::{Captured, Output};
+use crate::secret::Secret;
+use guard::Guard;
+use supervise::{Control, Failure};
+
+/// How long a process may go on after SIGTERM before it gets SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program or script.
+    pub program: Program,
+    /// Variables added to the run's environment; the way for secrets.
+    pub environment: Vec<(String, Secret)>,
+    /// Working directory.
+    pub directory: PathBuf,
+    /// Time between SIGTERM and SIGKILL, usually [`GRACE`].
+    pub grace: Duration,
+}
+
+/// A program or a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A program and its arguments, no shell.
+    Argv(Vec<String>),
+    /// Text for a shell.
+    Script(Shell, String),
+}
+
+/// The shells that run a script. Both stop at the first command that fails, as CI
+/// systems do: a script that goes on after an error reports success over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shell {
+    /// `sh -e`
+    #[default]
+    Sh,
+    /// `bash -e -o pipefail`, without start-up files.
+    Bash,
+}
+
+impl Shell {
+    fn argv(self) -> &'static [&'static str] {
+        match self {
+            Self::Sh => &["sh", "-e", "-c"],
+            Self::Bash => &["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c"],
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code or signal.
+    pub exit: Exit,
+    /// The end of its output.
+    pub captured: Captured,
+    /// Whether we stopped it.
+    pub stopped: bool,
+    /// Whether it left processes in the background that had to be stopped.
+    pub left_behind: bool,
+}
+
+/// An exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The code, if it exited.
+    pub fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "ended by {signal}"),
+                Err(_) => write!(f, "ended by signal {number}"),
+            },
+        }
+    }
+}
+
+/// Why a process did not start, or could not be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// No such program.
+    #[error("there is no program `{program}` {place}")]
+    NotFound {
+        /// As the author wrote it.
+        program: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// No such directory.
+    #[error("there is no directory `{0}` to run in")]
+    NoDirectory(PathBuf),
+    /// The system refused to start it.
+    #[error("cannot start `{program}`: {source}")]
+    Spawn {
+        /// Which one.
+        program: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Without its guard no child is started.
+    #[error("cannot start the process that ends a run's children should runbook be killed: {0}")]
+    Guard(std::io::Error),
+    /// Reading its output or waiting for it failed.
+    #[error("cannot follow `{program}`: {source}")]
+    Follow {
+        /// Which one.
+        program: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Starts the processes of one run. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Processes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    environment: Vec<(OsString, OsString)>,
+    guard: Guard,
+}
+
+impl Processes {
+    /// For a run with this id: children see `environment` and nothing else of ours.
+    /// The guard is started with the first child.
+    pub fn new(run: &str, environment: impl IntoIterator<Item = (OsString, OsString)>, guard: guard::Start) -> Self {
+        let guard = Guard::new(run, guard);
+        let mut environment: Vec<_> = environment.into_iter().filter(|(name, _)| name != guard::MARKER).collect();
+        environment.push((guard::MARKER.into(), guard.marker().into()));
+        Self(Arc::new(Inner { environment, guard }))
+    }
+
+    /// Runs a command to its end. When `stop` is cancelled, or the future dropped, the
+    /// group gets SIGTERM, and SIGKILL after the command's grace; a dropped future's
+    /// process is still followed to its end in the background.
+    pub async fn run(&self, command: Command, output: &Output, stop: &CancellationToken) -> Result<Ended, ProcessError> {
+        let program = command.program.argv().0.to_owned();
+        let prepared = self.prepare(&command)?;
+        self.0.guard.start().map_err(ProcessError::Guard)?;
+        let control = Arc::new(Control::new(command.grace));
+        let stop_when_dropped = StopWhenDropped(control.clone());
+        let capture = output.capture();
+        let mut worker = tokio::task::spawn_blocking(move || supervise::run(prepared, &control, capture));
+        let done = tokio::select! {
+            done = &mut worker => done,
+            () = stop.cancelled() => {
+                stop_when_dropped.0.stop();
+                worker.await
+            }
+        };
+        match done {
+            Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(Failure::Spawn(source))) => Err(ProcessError::Spawn { program, source }),
+            Ok(Err(Failure::Follow(source))) => Err(ProcessError::Follow { program, source }),
+            Err(lost) => Err(ProcessError::Follow { program, source: std::io::Error::other(lost) }),
+        }
+    }
+
+    fn prepare(&self, command: &Command) -> Result<std::process::Command, ProcessError> {
+        if !command.directory.is_dir() {
+            return Err(ProcessError::NoDirectory(command.directory.clone()));
+        }
+        let (program, arguments) = command.program.argv();
+        let path = self.path(command);
+        let file = find_program(program, &command.directory, path.as_deref())?;
+        let mut prepared = std::process::Command::new(file);
+        prepared.arg0(program).args(arguments).current_dir(&command.directory);
+        prepared.env_clear().envs(self.0.environment.iter().map(|(name, value)| (name, value)));
+        prepared.envs(command.environment.iter().map(|(name, value)| (name, value.expose())));
+        prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        Ok(prepared)
+    }
+
+    fn path<'a>(&'a self, command: &'a Command) -> Option<std::borrow::Cow<'a, OsStr>> {
+        let own = command.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| OsStr::new(value.expose()));
+        let inherited = || self.0.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+        own.or_else(inherited).map(Into::into)
+    }
+}
+
+impl Program {
+    fn argv(&self) -> (&str, Vec<&str>) {
+        match self {
+            Self::Argv(argv) => {
+                let mut arguments = argv.iter().map(String::as_str);
+                (arguments.next().unwrap_or_default(), arguments.collect())
+            }
+            Self::Script(shell, text) => {
+                let [program, options @ ..] = shell.argv() else { return ("sh", vec![text]) };
+                (program, options.iter().copied().chain([text.as_str()]).collect())
+            }
+        }
+    }
+}
+
+/// Looks for a program as `execvp` does. Doing it here says what was looked for where,
+/// and an absolute name lets the standard library use `posix_spawn`, which is faster
+/// than fork and exec.
+fn find_program(program: &str, directory: &Path, path: Option<&OsStr>) -> Result<PathBuf, ProcessError> {
+    let not_found = |place: String| ProcessError::NotFound { program: program.to_owned(), place };
+    if program.contains('/') {
+        let file = directory.join(program);
+        return if file.exists() { Ok(file) } else { Err(not_found(format!("in `{}`", directory.display()))) };
+    }
+    let path = path.ok_or_else(|| not_found("(PATH is not set)".into()))?;
+    std::env::split_paths(path)
+        .map(|place| directory.join(place).join(program))
+        .find(|file| !program.is_empty() && is_executable(file))
+        .ok_or_else(|| not_found(format!("in PATH ({})", path.display())))
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// A run whose future is dropped must not leave its process behind.
+struct StopWhenDropped(Arc<Control>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;
