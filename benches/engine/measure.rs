@@ -74,7 +74,7 @@ impl Contest {
         let mut command = (self.subject)();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("runbook starts");
         let lines = BufReader::new(child.stdout.take().expect("piped just above")).split(b'\n').map_while(Result::ok);
-        let found = lines.fold(false, |found, line| found || String::from_utf8_lossy(&line).contains(&self.evidence));
+        let found = lines.filter(|line| String::from_utf8_lossy(line).contains(&self.evidence)).count() > 0;
         let status = child.wait().expect("a child can be waited for");
         assert!(found && status.success(), "{status}, and {:?} printed: {found}: {command:?}", self.evidence);
     }
