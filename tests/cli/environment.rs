@@ -34,7 +34,8 @@ pub struct TestEnv {
 impl TestEnv {
     /// An empty working directory, HOME and state directory.
     pub fn new() -> Self {
-        let directory = TempDir::with_prefix("rb").expect("a temporary directory");
+        // A path of the same length on every machine: lines that hold it wrap alike.
+        let directory = TempDir::with_prefix_in("rb", "/tmp").expect("a directory under /tmp");
         let root = directory.path();
         for name in ["work", "home", "state", "temporary"] {
             fs::create_dir(root.join(name)).expect("an empty directory");

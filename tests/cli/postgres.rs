@@ -32,20 +32,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The port in the name of the socket of a server without TCP.
 const SOCKET_PORT: u16 = 5432;
 
-/// Runs the server, obeys the words it reads, and at the end of its input (which comes
-/// however the test process ends) stops the server and removes everything it wrote.
+/// Obeys the words it reads, and at the end of its input (which comes however the test
+/// process ends) stops the server and removes everything that was written.
 const KEEPER: &str = r#"
-postgres=$1 home=$2
-start() { "$postgres" -D "$home/data" </dev/null >>"$home/log" 2>&1 & server=$!; }
+bin=$1 home=$2 server=
+trap '' PIPE # nobody may be left to answer to
+start() { "$bin/postgres" -D "$home/data" </dev/null >>"$home/log" 2>&1 & server=$!; }
 stop() { [ -z "$server" ] || { kill -"$1" "$server"; wait "$server"; server=; }; } 2>/dev/null
-start
-while read -r word; do
+while read -r word argument; do
   case $word in
+    initdb) "$bin/initdb" -D "$home/data" --no-sync --auth=trust --username=postgres --locale=C --encoding=UTF8 ;;
+    copy) cp -a "$argument" "$home/data" ;;
     start) start ;;
     stop) stop INT ;;
     crash) stop QUIT ;;
-  esac
-  echo "$word"
+  esac </dev/null >>"$home/log" 2>&1
+  echo "$word" 2>/dev/null
 done
 stop QUIT
 rm -rf "$home"
@@ -132,12 +134,12 @@ impl Builder {
 
     fn try_start(&self) -> Result<Server, String> {
         let account = Account::of_the_server();
-        let home = account.new_home();
-        copy_tree(template(), &home.join("data"), &account);
+        let mut keeper = Keeper::of_a_new_home(&account);
+        keeper.obey(&format!("copy {}", template().display()));
         let port = if self.tcp { free_port() } else { SOCKET_PORT };
-        self.write_configuration(&home, port, &account);
-        let keeper = Mutex::new(Keeper::start(&home, &account));
-        let server = Server { home, port, tcp: self.tcp, keeper };
+        self.write_configuration(&keeper.home, port, &account);
+        keeper.obey("start");
+        let server = Server { home: keeper.home.clone(), port, tcp: self.tcp, keeper: Mutex::new(keeper) };
         server.wait_until_ready(0)?;
         Ok(server)
     }
@@ -368,31 +370,37 @@ fn psql_command(url: &str) -> Command {
     command
 }
 
-/// The shell that holds a server; see [`KEEPER`].
+/// The shell that holds a server and its directory; see [`KEEPER`].
 #[derive(Debug)]
 struct Keeper {
+    home: PathBuf,
     shell: Child,
     answers: BufReader<ChildStdout>,
 }
 
 impl Keeper {
-    fn start(home: &Path, account: &Account) -> Self {
+    fn of_a_new_home(account: &Account) -> Self {
+        let home = account.new_home();
         let mut command = account.command("sh");
-        command.arg("-c").arg(KEEPER).arg("keeper").arg(bin_dir().join("postgres")).arg(home);
+        command.arg("-c").arg(KEEPER).arg("keeper").arg(bin_dir()).arg(&home);
         // Its own process group: an interrupt at the developer's terminal must reach
         // the tests alone, so that this shell lives on to clean up.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = command.spawn().expect("sh starts");
         let answers = BufReader::new(shell.stdout.take().expect("piped just above"));
-        Self { shell, answers }
+        Self { home, shell, answers }
     }
 
-    fn obey(&mut self, word: &str) {
+    fn obey(&mut self, order: &str) {
         let input = self.shell.stdin.as_mut().expect("piped when started, and taken only by drop");
-        writeln!(input, "{word}").expect("the keeper still reads");
+        writeln!(input, "{order}").expect("the keeper still reads");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).expect("the keeper answers");
-        assert_eq!(answer.trim_end(), word, "the keeper of the server is gone");
+        assert_eq!(Some(answer.trim_end()), order.split(' ').next(), "the keeper of the server is gone");
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()
     }
 }
 
@@ -448,29 +456,15 @@ impl Account {
 }
 
 /// A data directory fresh from `initdb`, made once a process; every server starts from a copy.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<(PathBuf, Child)> = OnceLock::new();
-    let (data, _remover) = TEMPLATE.get_or_init(|| {
-        let account = Account::of_the_server();
-        let home = account.new_home();
-        let data = home.join("data");
-        let output = account
-            .command(bin_dir().join("initdb"))
-            .args(["--no-sync", "--auth=trust", "--username=postgres", "--locale=C", "--encoding=UTF8", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run {}/initdb: {error}", bin_dir().display()));
-        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
-        let mut remover = account.command("sh");
-        remover.args(["-c", r#"read -r _; rm -rf "$1""#, "remover"]).arg(&home).process_group(0).stdin(Stdio::piped());
-        (data, remover.spawn().expect("sh starts"))
+fn template() -> PathBuf {
+    static TEMPLATE: OnceLock<Mutex<Keeper>> = OnceLock::new();
+    let keeper = TEMPLATE.get_or_init(|| {
+        let mut keeper = Keeper::of_a_new_home(&Account::of_the_server());
+        keeper.obey("initdb");
+        assert!(keeper.home.join("data/PG_VERSION").exists(), "initdb of {} failed:\n{}", bin_dir().display(), keeper.log());
+        Mutex::new(keeper)
     });
-    data
-}
-
-fn copy_tree(from: &Path, to: &Path, account: &Account) {
-    let status = account.command("cp").arg("-a").arg(from).arg(to).status().expect("cp starts");
-    assert!(status.success(), "cp of the template failed");
+    keeper.lock().unwrap().home.join("data")
 }
 
 fn free_port() -> u16 {
