@@ -16,6 +16,7 @@ pub mod output;
 pub mod process;
 pub mod secret;
 pub mod source;
+pub mod sql;
 pub mod target;
 pub mod template;
 pub mod units;

@@ -10,5 +10,6 @@ mod parse;
 mod values;
 
 pub use evaluate::{TemplateError, plain};
+pub(crate) use parse::placeholder;
 pub use parse::{Expression, Message, Part, Place, Reference, Setting, Template};
 pub use values::{StepResults, Values};

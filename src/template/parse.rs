@@ -53,6 +53,15 @@ impl Expression {
         Self::parse_within(text, 0)
     }
 
+    /// Parses the placeholder that opens at `start`; gives also the bytes it takes up,
+    /// braces included.
+    pub fn in_braces(text: &Spanned<String>, start: usize) -> Result<(Self, Range<usize>), String> {
+        let (inner, end) = placeholder(text, start)?;
+        let leading = text[inner.clone()].len() - text[inner.clone()].trim_start().len();
+        let expression = Spanned::new(text[inner.clone()].trim().to_owned(), text.span);
+        Ok((Self::parse_within(expression, inner.start + leading)?, start..end))
+    }
+
     fn parse_within(text: Spanned<String>, offset: usize) -> Result<Self, String> {
         machinery::parse_expr(&text).map_err(|error| syntax_error(&error))?;
         let tokens = tokens(&text, true)?;
@@ -91,11 +100,9 @@ impl Template {
             if start > position {
                 parts.push(Part::Text(position..start));
             }
-            let (inner, end) = placeholder(&text, start)?;
-            let leading = text[inner.clone()].len() - text[inner.clone()].trim_start().len();
-            let expression = Spanned::new(text[inner.clone()].trim().to_owned(), text.span);
-            parts.push(Part::Placeholder(Expression::parse_within(expression, inner.start + leading)?, start..end));
-            position = end;
+            let (expression, range) = Expression::in_braces(&text, start)?;
+            position = range.end;
+            parts.push(Part::Placeholder(expression, range));
         }
         if position < text.len() {
             parts.push(Part::Text(position..text.len()));
@@ -182,7 +189,12 @@ fn tokens(text: &str, expression: bool) -> Result<Vec<Spotted<'_>>, String> {
 
 /// The inside of the placeholder that opens at `start`, and where it ends. The
 /// lexer decides, because an expression may hold `}}` in a string or a map.
-fn placeholder(text: &str, start: usize) -> Result<(Range<usize>, usize), String> {
+pub(crate) fn placeholder(text: &str, start: usize) -> Result<(Range<usize>, usize), String> {
+    // The template language would take a sign here for white space control, an
+    // expression parser for a negative number.
+    if text[start + 2..].starts_with(['-', '+']) {
+        return Err("put a space after `{{`".into());
+    }
     for token in machinery::tokenize(&text[start..], false, SyntaxConfig::default()) {
         let (token, span) = token.map_err(|error| syntax_error(&error))?;
         if matches!(token, Token::VariableEnd) {
@@ -355,6 +367,7 @@ mod tests {
         let template = Template::parse(Spanned::new("a {{ {'k': {'v': '}}'}}.k.v }} b".into(), Span::default())).expect("parses");
         assert_eq!(template.parts.len(), 3);
         assert!(Template::parse(Spanned::new("{{ never closed".into(), Span::default())).is_err());
+        assert!(Template::parse(Spanned::new("{{- params.n }}".into(), Span::default())).is_err(), "neither trimmed nor negated");
         assert!(Template::parse(Spanned::new("{% if x %}".into(), Span::default())).is_err());
     }
 
