@@ -4,6 +4,10 @@
 //! the first. Drawing them (source excerpt, underline, colour) happens here too;
 //! deciding what is wrong does not.
 
+mod render;
+
+pub use render::{Counts, did_you_mean, render, visible};
+
 use crate::source::Span;
 
 /// How bad it is.

@@ -1,0 +1,638 @@
+//! Events of the YAML parser to a tree, without recursion and within limits.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
+
+use super::{Node, Value, scalar};
+use crate::diagnostic::Diagnostic;
+use crate::source::{SourceId, Sources, Span, Spanned};
+
+/// How deep lists and mappings may be nested; deep enough for any playbook, and
+/// shallow enough that walking a tree recursively is safe.
+const DEPTH: usize = 64;
+/// How many values one document may hold.
+const NODES: usize = 3_000_000;
+/// How many values anchors and aliases may stand for in all.
+const ALIASED_NODES: usize = 100_000;
+
+/// Parses one document; every problem found is returned.
+pub fn parse(sources: &Sources, source: SourceId) -> Result<Node, Vec<Diagnostic>> {
+    let text = &sources.get(source).text;
+    if let Some(diagnostic) = forbidden_character(text, source) {
+        return Err(vec![diagnostic]);
+    }
+    let mut builder = Builder::new(text, source);
+    for event in Parser::new_from_str(text) {
+        let step = match event {
+            Ok((event, span)) => {
+                let start = builder.offsets.byte(span.start.index());
+                let end = builder.offsets.byte(span.end.index());
+                builder.take(event, start, end.max(start))
+            }
+            Err(error) => {
+                builder.syntax_error(&error);
+                Err(Stop)
+            }
+        };
+        if step.is_err() {
+            break;
+        }
+    }
+    builder.finish()
+}
+
+/// The parser would take a NUL byte for the end of the text, and an escape sequence
+/// would reach the terminal.
+fn forbidden_character(text: &str, source: SourceId) -> Option<Diagnostic> {
+    let (at, found) =
+        text.char_indices().find(|(_, c)| (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || *c == '\u{feff}')?;
+    let span = Span { source, start: at as u32, end: (at + found.len_utf8()) as u32 };
+    let (what, help) = match found {
+        '\u{feff}' => ("a byte-order mark in the middle of the text", "delete it; it stands where two files were joined"),
+        '\0' => ("a NUL byte", "the file is damaged or not text (UTF-16?); save it as UTF-8"),
+        _ => ("a control character", "delete it, or write it as an escape in double quotes, e.g. \"\\x1b\""),
+    };
+    Some(
+        Diagnostic::error("forbidden-character", span, format!("{what} (U+{:04X}) is not allowed in a YAML file", u32::from(found)))
+            .help(help),
+    )
+}
+
+/// Nothing more can be read.
+struct Stop;
+
+enum Frame {
+    Sequence { items: Vec<Node> },
+    Mapping { entries: Vec<(Spanned<String>, Node)>, key: Key },
+}
+
+enum Key {
+    Expected,
+    Read(Spanned<String>),
+    /// It was refused, and so its value is dropped.
+    Refused,
+}
+
+struct Open {
+    frame: Frame,
+    span: Span,
+    anchor: usize,
+    /// A flow collection ends at its bracket, a block one with its last child.
+    flow: bool,
+    /// Where the last child ends so far.
+    last: u32,
+}
+
+struct Anchored {
+    node: Node,
+    size: usize,
+    height: usize,
+}
+
+struct Builder<'a> {
+    text: &'a str,
+    source: SourceId,
+    offsets: Offsets<'a>,
+    open: Vec<Open>,
+    root: Option<Node>,
+    anchors: HashMap<usize, Anchored>,
+    nodes: usize,
+    aliased: usize,
+    /// End of the last event, in bytes.
+    position: usize,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(text: &'a str, source: SourceId) -> Self {
+        Self {
+            text,
+            source,
+            offsets: Offsets::new(text),
+            open: Vec::new(),
+            root: None,
+            anchors: HashMap::new(),
+            nodes: 0,
+            aliased: 0,
+            position: 0,
+            diagnostics: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>, start: usize, end: usize) -> Result<(), Stop> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => self.scalar(text.into_owned(), style, anchor, tag.as_deref(), start, end)?,
+            Event::SequenceStart(anchor, tag) => {
+                self.open(Frame::Sequence { items: Vec::new() }, "seq", anchor, tag.as_deref(), start, end)?;
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.open(Frame::Mapping { entries: Vec::new(), key: Key::Expected }, "map", anchor, tag.as_deref(), start, end)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(end)?,
+            Event::Alias(anchor) => self.alias(anchor, self.span(start, end))?,
+            Event::DocumentStart(_) if self.root.is_some() => {
+                let message = "a file holds one YAML document, but a second one starts here";
+                self.diagnostics
+                    .push(Diagnostic::error("several-documents", self.span(start, end), message).help("put it into a file of its own"));
+                return Err(Stop);
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {}
+        }
+        self.position = self.position.max(end);
+        Ok(())
+    }
+
+    fn scalar(&mut self, text: String, style: ScalarStyle, anchor: usize, tag: Option<&Tag>, start: usize, end: usize) -> Result<(), Stop> {
+        let start = match style {
+            ScalarStyle::Literal | ScalarStyle::Folded => self.block_header(start, end),
+            _ if anchor != 0 || tag.is_some() => self.skip_properties(start, end),
+            _ => start,
+        };
+        let span = self.span(start, start + self.text[start..end].trim_end().len());
+        let as_text = self.text_by_tag(tag, span);
+        let value = match style {
+            ScalarStyle::Plain if !as_text => scalar::resolve(&text),
+            _ => Value::String(text),
+        };
+        self.attach(Node { span, value }, anchor, span.end)
+    }
+
+    /// Whether a tag says "text"; a tag that says anything else is refused.
+    fn text_by_tag(&mut self, tag: Option<&Tag>, span: Span) -> bool {
+        match tag {
+            None => false,
+            Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => true,
+            Some(tag) => {
+                self.refuse_tag(tag, span);
+                false
+            }
+        }
+    }
+
+    fn refuse_tag(&mut self, tag: &Tag, span: Span) {
+        let shown = if tag.is_yaml_core_schema() { format!("!!{}", tag.suffix) } else { tag.to_string() };
+        self.diagnostics.push(
+            Diagnostic::error("yaml-tag", span, format!("the tag `{shown}` has no meaning here"))
+                .help("delete the tag; only `!!str` is known"),
+        );
+    }
+
+    fn open(&mut self, frame: Frame, core_tag: &str, anchor: usize, tag: Option<&Tag>, start: usize, end: usize) -> Result<(), Stop> {
+        let start = if anchor != 0 || tag.is_some() { self.skip_properties(start, end) } else { start };
+        let span = self.span(start, end.max(start));
+        if let Some(tag) = tag
+            && !(tag.is_yaml_core_schema() && tag.suffix == core_tag)
+        {
+            self.refuse_tag(tag, span);
+        }
+        if self.open.len() >= DEPTH {
+            return self.too_deep(span);
+        }
+        let flow = self.text[start..].starts_with(['[', '{']) && end > start;
+        self.open.push(Open { frame, span, anchor, flow, last: span.end });
+        Ok(())
+    }
+
+    fn too_deep(&mut self, span: Span) -> Result<(), Stop> {
+        let message = format!("lists and mappings are nested more than {DEPTH} levels deep");
+        self.diagnostics.push(Diagnostic::error("too-deep", span, message));
+        Err(Stop)
+    }
+
+    fn close(&mut self, end: usize) -> Result<(), Stop> {
+        let Some(open) = self.open.pop() else { return Ok(()) };
+        let end = if open.flow { end as u32 } else { open.last };
+        let span = Span { end: end.max(open.span.start), ..open.span };
+        let value = match open.frame {
+            Frame::Sequence { items } => Value::Sequence(items),
+            Frame::Mapping { entries, .. } => Value::Mapping(self.without_duplicates(entries)),
+        };
+        self.attach(Node { span, value }, open.anchor, span.end)
+    }
+
+    /// Hands a finished node, written up to `end`, to what holds it.
+    fn attach(&mut self, node: Node, anchor: usize, end: u32) -> Result<(), Stop> {
+        self.nodes += 1;
+        if let Some(parent) = self.open.last_mut() {
+            parent.last = parent.last.max(end);
+        }
+        if self.nodes > NODES {
+            self.diagnostics.push(Diagnostic::error("too-large", node.span, format!("the document holds more than {NODES} values")));
+            return Err(Stop);
+        }
+        if anchor != 0 {
+            self.remember(&node, anchor)?;
+        }
+        let key = match self.open.last_mut() {
+            None => {
+                self.root = Some(node);
+                return Ok(());
+            }
+            Some(Open { frame: Frame::Sequence { items }, .. }) => {
+                items.push(node);
+                return Ok(());
+            }
+            Some(Open { frame: Frame::Mapping { entries, key }, .. }) => match std::mem::replace(key, Key::Expected) {
+                Key::Read(name) => {
+                    entries.push((name, node));
+                    return Ok(());
+                }
+                Key::Refused => return Ok(()),
+                Key::Expected => self.key(node),
+            },
+        };
+        if let Some(Open { frame: Frame::Mapping { key: slot, .. }, .. }) = self.open.last_mut() {
+            *slot = key;
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, node: Node) -> Key {
+        let written = &self.text[node.span.start as usize..node.span.end as usize];
+        let diagnostic = match node.value {
+            Value::String(text) if text == "<<" && written == "<<" => {
+                Diagnostic::error("merge-key", node.span, "merge keys (`<<`) are not part of the language")
+                    .help("write the keys out, so that a reviewer sees them where they hold; what all steps share belongs under `defaults`")
+            }
+            Value::String(text) => return Key::Read(Spanned::new(text, node.span)),
+            Value::Mapping(_)
+                if self.text[..node.span.start as usize].ends_with('{') && self.text[node.span.end as usize..].starts_with('}') =>
+            {
+                unquoted_template(node.span)
+            }
+            Value::Mapping(_) | Value::Sequence(_) => {
+                Diagnostic::error("key-not-text", node.span, "a key is text, not a list or a mapping")
+            }
+            _ if written.is_empty() => Diagnostic::error("key-not-text", node.span, "a key is missing in front of `:`"),
+            _ => Diagnostic::error("key-not-text", node.span, format!("a key is text, but `{written}` is not"))
+                .help(format!("put it in quotes: \"{written}\"")),
+        };
+        self.diagnostics.push(diagnostic);
+        Key::Refused
+    }
+
+    fn without_duplicates(&mut self, entries: Vec<(Spanned<String>, Node)>) -> Vec<(Spanned<String>, Node)> {
+        let mut first: HashMap<&str, Span> = HashMap::new();
+        let mut duplicates = Vec::new();
+        for (index, (key, _)) in entries.iter().enumerate() {
+            // A handful of keys is compared faster than hashed.
+            let earlier = if entries.len() <= 16 {
+                entries[..index].iter().find(|(other, _)| other.value == key.value).map(|(other, _)| other.span)
+            } else if let Some(span) = first.get(key.value.as_str()) {
+                Some(*span)
+            } else {
+                first.insert(&key.value, key.span);
+                None
+            };
+            if let Some(earlier) = earlier {
+                duplicates.push(index);
+                self.diagnostics.push(
+                    Diagnostic::error("duplicate-key", key.span, format!("the key `{}` stands here twice", key.value))
+                        .label("again")
+                        .related(earlier, "first here"),
+                );
+            }
+        }
+        if duplicates.is_empty() {
+            return entries;
+        }
+        entries.into_iter().enumerate().filter(|(index, _)| duplicates.binary_search(index).is_err()).map(|(_, entry)| entry).collect()
+    }
+
+    fn remember(&mut self, node: &Node, anchor: usize) -> Result<(), Stop> {
+        let (size, height) = measure(node);
+        self.spend(size, node.span)?;
+        self.anchors.insert(anchor, Anchored { node: node.clone(), size, height });
+        Ok(())
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Stop> {
+        let Some(Anchored { node, size, height }) = self.anchors.get(&anchor) else {
+            self.diagnostics.push(Diagnostic::error("yaml-syntax", span, "an alias stands inside the value it is an alias of"));
+            return Err(Stop);
+        };
+        let (node, size, height) = (node.clone(), *size, *height);
+        if self.open.len() + height > DEPTH {
+            return self.too_deep(span);
+        }
+        self.spend(size, span)?;
+        self.attach(node, 0, span.end)
+    }
+
+    fn spend(&mut self, size: usize, span: Span) -> Result<(), Stop> {
+        self.aliased += size;
+        if self.aliased <= ALIASED_NODES {
+            return Ok(());
+        }
+        let message = format!("anchors and aliases stand for more than {ALIASED_NODES} values");
+        self.diagnostics.push(Diagnostic::error("alias-bomb", span, message).help("write the values out where they are needed"));
+        Err(Stop)
+    }
+
+    /// Where the `|` or `>` stands of the block scalar that the parser saw at `start..end`,
+    /// which is its content, or begins with its anchor or tag.
+    fn block_header(&self, start: usize, end: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut at = self.position;
+        while at < end {
+            match bytes[at] {
+                b'|' | b'>' => return at,
+                b'#' => at = next_line(bytes, at),
+                b'&' | b'!' => at += self.text[at..].find(char::is_whitespace).unwrap_or(end),
+                _ => at += 1,
+            }
+        }
+        start
+    }
+
+    /// Where a value begins whose anchor or tag begins at `start`.
+    fn skip_properties(&self, start: usize, end: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut at = start;
+        while at < end {
+            match bytes[at] {
+                b'&' | b'!' => at += self.text[at..end].find(char::is_whitespace).unwrap_or(end - at),
+                b'#' => at = next_line(bytes, at),
+                b' ' | b'\t' | b'\n' | b'\r' => at += 1,
+                _ => return at,
+            }
+        }
+        end
+    }
+
+    fn syntax_error(&mut self, error: &ScanError) {
+        let at = self.offsets.byte(error.marker().index());
+        if error.info().contains("recursion limit") {
+            let _ = self.too_deep(self.span(at, at));
+            return;
+        }
+        let diagnostic = explain(error.info(), self.text, at.min(self.text.len()), self.source);
+        // The braces have been complained about already, and they are the cause.
+        let line = |offset: u32| self.text[..offset as usize].rfind('\n').map_or(0, |found| found + 1);
+        let explained = self
+            .diagnostics
+            .last()
+            .is_some_and(|last| last.code == "unquoted-template" && line(last.span.start) == line(diagnostic.span.start));
+        if !explained {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    fn span(&self, start: usize, end: usize) -> Span {
+        Span { source: self.source, start: start as u32, end: end.max(start) as u32 }
+    }
+
+    fn finish(mut self) -> Result<Node, Vec<Diagnostic>> {
+        if self.diagnostics.is_empty() {
+            match self.root {
+                Some(root) if root.value != Value::Null => return Ok(root),
+                _ => self.diagnostics.push(
+                    Diagnostic::error("empty-document", self.span(0, 0), "the file is empty")
+                        .help("only blank lines and comments stand in it"),
+                ),
+            }
+        }
+        Err(self.diagnostics)
+    }
+}
+
+/// Number of values and levels.
+fn measure(node: &Node) -> (usize, usize) {
+    let mut add = (1, 0);
+    let mut child = |node: &Node| {
+        let (size, height) = measure(node);
+        add = (add.0 + size, add.1.max(height));
+    };
+    match &node.value {
+        Value::Sequence(items) => items.iter().for_each(&mut child),
+        Value::Mapping(entries) => entries.iter().for_each(|(_, value)| child(value)),
+        _ => return (1, 0),
+    }
+    (add.0, add.1 + 1)
+}
+
+fn next_line(bytes: &[u8], at: usize) -> usize {
+    bytes[at..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |found| at + found)
+}
+
+/// `inner` is the second brace's mapping.
+fn unquoted_template(inner: Span) -> Diagnostic {
+    let span = Span { start: inner.start.saturating_sub(1), end: inner.end + 1, ..inner };
+    Diagnostic::error("unquoted-template", span, "`{{ … }}` needs quotes here, for YAML reads a brace as the start of a mapping")
+        .help("write \"{{ … }}\"")
+}
+
+/// The parser's words into an author's, with the usual way out.
+fn explain(info: &str, text: &str, at: usize, source: SourceId) -> Diagnostic {
+    let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let character = text[at..].chars().next();
+    let before = text[..at].chars().next_back();
+    let mut start = at;
+    let (message, help): (String, Option<&str>) = if info.contains("tab") {
+        start = if character == Some('\t') { at } else { text[..at].rfind('\t').unwrap_or(at) };
+        ("a tab is not allowed in indentation".into(), Some("indent with spaces"))
+    } else if info.contains("mapping values are not allowed") || info.contains("illegal placement of ':'") {
+        (
+            "`:` is not allowed here".into(),
+            Some(
+                "is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?",
+            ),
+        )
+    } else if info.contains("unknown anchor") || info.contains("scanning an anchor or alias") {
+        ("this alias names no anchor".into(), Some("text that begins with `*` or `&` needs quotes"))
+    } else if info.contains("unexpected character") {
+        (format!("text may not begin with `{}`", character.unwrap_or(' ')), Some("put the text in quotes"))
+    } else if info.contains("invalid trailing content") {
+        (
+            "something follows the closing quote".into(),
+            Some("quote the whole text; inside '…' write '' for a quote, inside \"…\" write \\\""),
+        )
+    } else if info.contains("unknown escape") {
+        ("a text in double quotes holds an unknown escape".into(), Some("write \\\\ for a backslash, or use single quotes"))
+    } else if info.contains("in quoted scalar") || info.contains("end of stream") {
+        ("a quoted text is never closed".into(), Some("is the closing quote missing, or a line of the text not indented?"))
+    } else if info.contains("quoted scalar") {
+        (format!("a quoted text is not well-formed: {}", info.rsplit(", ").next().unwrap_or(info)), None)
+    } else if info.contains("expected '-' indicator") || info.contains("did not find expected key") || info.contains("invalid indentation")
+    {
+        (
+            "this line does not belong to the list or mapping above it".into(),
+            Some("does its indentation match the lines it belongs with? is a `:` missing?"),
+        )
+    } else if info.contains("simple key expect") {
+        ("a key is never followed by `:`".into(), Some("write `key: value`; is a quote or bracket above never closed?"))
+    } else if info.contains("flow") || info.contains("bracket") {
+        ("a bracket is not matched".into(), Some("is a `]`, `}` or `,` missing, or a text with brackets not quoted?"))
+    } else if info.contains("document") {
+        ("something follows the end of the document".into(), Some("is a `:` missing, or the indentation wrong?"))
+    } else {
+        (format!("this is not YAML: {info}"), None)
+    };
+    let width = text[start..].chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
+    if width == 0 && start > 0 && !matches!(before, Some('\n')) && start == at {
+        start = at - before.map_or(0, char::len_utf8);
+    }
+    let span = Span { source, start: start as u32, end: (start + width.max(usize::from(width == 0 && start < at))) as u32 };
+    let diagnostic = Diagnostic::error("yaml-syntax", span, message);
+    match help {
+        Some(help) => diagnostic.help(help),
+        None => diagnostic,
+    }
+}
+
+/// The parser counts characters, spans count bytes.
+struct Offsets<'a> {
+    text: &'a str,
+    /// The byte of every [`Offsets::STRIDE`]th character; empty for ASCII.
+    known: Vec<u32>,
+}
+
+impl<'a> Offsets<'a> {
+    const STRIDE: usize = 64;
+
+    fn new(text: &'a str) -> Self {
+        let known = if text.is_ascii() { Vec::new() } else { text.char_indices().step_by(Self::STRIDE).map(|(at, _)| at as u32).collect() };
+        Self { text, known }
+    }
+
+    fn byte(&self, character: usize) -> usize {
+        if self.known.is_empty() {
+            return character.min(self.text.len());
+        }
+        let Some(start) = self.known.get(character / Self::STRIDE) else { return self.text.len() };
+        let start = *start as usize;
+        self.text[start..].char_indices().nth(character % Self::STRIDE).map_or(self.text.len(), |(at, _)| start + at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::SourceFile;
+
+    fn diagnose(yaml: &str) -> String {
+        let mut sources = Sources::default();
+        let source = sources.add(SourceFile::new("x.yaml", yaml));
+        let diagnostics = parse(&sources, source).expect_err("refused");
+        let mut text = String::new();
+        for diagnostic in diagnostics {
+            let written = &yaml[diagnostic.span.start as usize..diagnostic.span.end as usize];
+            text.push_str(&format!("{} [{}] {} at {written:?}", sources.location(diagnostic.span), diagnostic.code, diagnostic.message));
+            for (span, label) in diagnostic.related {
+                text.push_str(&format!("; {label}: {}", sources.location(span)));
+            }
+            for help in diagnostic.help {
+                text.push_str(&format!("; {help}"));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    fn tree(yaml: &str) -> Node {
+        let mut sources = Sources::default();
+        let source = sources.add(SourceFile::new("x.yaml", yaml));
+        parse(&sources, source).expect("parses")
+    }
+
+    #[test]
+    fn places_are_what_was_written() {
+        let yaml = "é: ['ü', \"x\"]\nlist:\n  - a: 1\n    b: |\n      text\n\n  # comment\n  - &x !!str 7\nempty:\nlast: *x\n";
+        let root = tree(yaml);
+        let written = |node: &Node| &yaml[node.span.start as usize..node.span.end as usize];
+        assert_eq!(root.get("é").map(written), Some("['ü', \"x\"]"));
+        let Some(Value::Sequence(items)) = root.get("list").map(|node| &node.value) else { panic!("a list") };
+        assert_eq!(written(&items[0]), "a: 1\n    b: |\n      text");
+        assert_eq!(items[0].get("b").map(written), Some("|\n      text"));
+        assert_eq!((items[1].as_str(), written(&items[1])), (Some("7"), "7"));
+        assert_eq!(root.get("empty").map(|node| node.value == Value::Null), Some(true));
+        assert_eq!(root.get("last"), Some(&items[1]), "an alias points to what it stands for");
+        assert_eq!(written(&root), yaml.trim_end());
+    }
+
+    #[test]
+    fn line_ends_of_every_system_work() {
+        let root = tree("\u{feff}a: 1\r\nb: |\r\n  x\r\n  y\r\nc: z");
+        assert_eq!(root.get("b").and_then(Node::as_str), Some("x\ny\n"));
+        assert_eq!(root.get("c").and_then(Node::as_str), Some("z"));
+    }
+
+    #[test]
+    fn what_the_language_refuses_is_reported_all_at_once() {
+        insta::assert_snapshot!(diagnose("a: 1\nb: {<<: *a}\n"), @r#"
+        x.yaml:2:5 [merge-key] merge keys (`<<`) are not part of the language at "<<"; write the keys out, so that a reviewer sees them where they hold; what all steps share belongs under `defaults`
+        x.yaml:2:9 [yaml-syntax] this alias names no anchor at "*"; text that begins with `*` or `&` needs quotes
+        "#);
+        insta::assert_snapshot!(diagnose("x: &x {k: 1}\na: {<<: *x, 1: b, 1: c}\n? [k]\n: v\n: w\ntrue: t\nb: !env HOME\na: 2\nc: {{ params.x }}\nd: !!int 4\n"), @r#"
+        x.yaml:2:5 [merge-key] merge keys (`<<`) are not part of the language at "<<"; write the keys out, so that a reviewer sees them where they hold; what all steps share belongs under `defaults`
+        x.yaml:2:13 [key-not-text] a key is text, but `1` is not at "1"; put it in quotes: "1"
+        x.yaml:2:19 [key-not-text] a key is text, but `1` is not at "1"; put it in quotes: "1"
+        x.yaml:3:3 [key-not-text] a key is text, not a list or a mapping at "[k]"
+        x.yaml:5:1 [key-not-text] a key is missing in front of `:` at ""
+        x.yaml:6:1 [key-not-text] a key is text, but `true` is not at "true"; put it in quotes: "true"
+        x.yaml:7:9 [yaml-tag] the tag `!env` has no meaning here at "HOME"; delete the tag; only `!!str` is known
+        x.yaml:9:4 [unquoted-template] `{{ … }}` needs quotes here, for YAML reads a brace as the start of a mapping at "{{ params.x }}"; write "{{ … }}"
+        x.yaml:10:10 [yaml-tag] the tag `!!int` has no meaning here at "4"; delete the tag; only `!!str` is known
+        x.yaml:8:1 [duplicate-key] the key `a` stands here twice at "a"; first here: x.yaml:2:1
+        "#);
+        insta::assert_snapshot!(diagnose("a: 1\n---\nb: 2\n"), @r#"x.yaml:2:1 [several-documents] a file holds one YAML document, but a second one starts here at "---"; put it into a file of its own"#);
+        insta::assert_snapshot!(diagnose("# nothing\n\n"), @r#"x.yaml:1:1 [empty-document] the file is empty at ""; only blank lines and comments stand in it"#);
+        insta::assert_snapshot!(diagnose("---\n...\n"), @r#"x.yaml:1:1 [empty-document] the file is empty at ""; only blank lines and comments stand in it"#);
+        insta::assert_snapshot!(diagnose("a: &a [*a]\n"), @r#"x.yaml:1:8 [yaml-syntax] an alias stands inside the value it is an alias of at "*a""#);
+    }
+
+    #[test]
+    fn broken_yaml_is_explained() {
+        insta::assert_snapshot!(diagnose("a:\n\tb: 1"), @r#"x.yaml:2:1 [yaml-syntax] a tab is not allowed in indentation at "\t"; indent with spaces"#);
+        insta::assert_snapshot!(diagnose("a: b: c"), @r#"x.yaml:1:5 [yaml-syntax] `:` is not allowed here at ":"; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
+        insta::assert_snapshot!(diagnose("a: 'it's'"), @r#"x.yaml:1:8 [yaml-syntax] something follows the closing quote at "s"; quote the whole text; inside '…' write '' for a quote, inside "…" write \""#);
+        insta::assert_snapshot!(diagnose("a: \"C:\\dir\""), @r#"x.yaml:1:4 [yaml-syntax] a text in double quotes holds an unknown escape at "\""; write \\ for a backslash, or use single quotes"#);
+        insta::assert_snapshot!(diagnose("a: \"open\nb: 1"), @r#"x.yaml:1:4 [yaml-syntax] a quoted text is never closed at "\""; is the closing quote missing, or a line of the text not indented?"#);
+        insta::assert_snapshot!(diagnose("a: [1, 2\nb: 3"), @r#"x.yaml:2:2 [yaml-syntax] `:` is not allowed here at ":"; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
+        insta::assert_snapshot!(diagnose("a: @x"), @r#"x.yaml:1:4 [yaml-syntax] text may not begin with `@` at "@"; put the text in quotes"#);
+        insta::assert_snapshot!(diagnose("a: *.sql"), @r#"x.yaml:1:4 [yaml-syntax] this alias names no anchor at "*"; text that begins with `*` or `&` needs quotes"#);
+        insta::assert_snapshot!(diagnose("steps:\n - id: a\n   x: 1\n  y: 2"), @r#"x.yaml:4:3 [yaml-syntax] this line does not belong to the list or mapping above it at "y"; does its indentation match the lines it belongs with? is a `:` missing?"#);
+        insta::assert_snapshot!(diagnose("a: 1\n b: 2"), @r#"x.yaml:2:3 [yaml-syntax] `:` is not allowed here at ":"; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
+        insta::assert_snapshot!(diagnose("a: {{ x }}-b\nc: 1"), @r#"x.yaml:1:4 [unquoted-template] `{{ … }}` needs quotes here, for YAML reads a brace as the start of a mapping at "{{ x }}"; write "{{ … }}""#);
+        insta::assert_snapshot!(diagnose("a: }"), @r#"x.yaml:1:4 [yaml-syntax] a bracket is not matched at "}"; is a `]`, `}` or `,` missing, or a text with brackets not quoted?"#);
+        insta::assert_snapshot!(diagnose("a\nb: c"), @r#"x.yaml:2:2 [yaml-syntax] `:` is not allowed here at ":"; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
+        insta::assert_snapshot!(diagnose("a: 1\nb"), @r#"x.yaml:2:1 [yaml-syntax] a key is never followed by `:` at "b"; write `key: value`; is a quote or bracket above never closed?"#);
+        insta::assert_snapshot!(diagnose("a: \0"), @r#"x.yaml:1:4 [forbidden-character] a NUL byte (U+0000) is not allowed in a YAML file at "\0"; the file is damaged or not text (UTF-16?); save it as UTF-8"#);
+        insta::assert_snapshot!(diagnose("a: \u{1b}[0m"), @r#"x.yaml:1:4 [forbidden-character] a control character (U+001B) is not allowed in a YAML file at "\u{1b}"; delete it, or write it as an escape in double quotes, e.g. "\x1b""#);
+        insta::assert_snapshot!(diagnose("a: 1\n\u{feff}b: 2"), @r#"x.yaml:2:1 [forbidden-character] a byte-order mark in the middle of the text (U+FEFF) is not allowed in a YAML file at "\u{feff}"; delete it; it stands where two files were joined"#);
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_shallow_is_not() {
+        assert!(diagnose(&"[".repeat(100_000)).contains("[too-deep]"));
+        assert!(diagnose(&format!("a: {}1{}", "[".repeat(64), "]".repeat(64))).contains("[too-deep]"));
+        assert!(diagnose(&"- ".repeat(1000)).contains("[too-deep]"));
+        assert!(diagnose(&"{a: ".repeat(1000)).contains("[too-deep]"));
+        assert!(diagnose(&"? ".repeat(1000)).contains("[too-deep]"));
+        let staircase: String = (0..100).map(|depth| format!("{}k:\n", " ".repeat(depth))).collect();
+        assert!(diagnose(&staircase).contains("[too-deep]"));
+        tree(&format!("a: {}1{}", "[".repeat(63), "]".repeat(63)));
+    }
+
+    #[test]
+    fn alias_bombs_do_not_go_off() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let before = format!("*a{}", level - 1);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [before.as_str(); 10].join(", ")));
+        }
+        assert!(diagnose(&bomb).contains("[alias-bomb]"));
+        let mut tower = "a0: &a0 [x]\n".to_owned();
+        for level in 1..70 {
+            tower.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+        }
+        assert!(diagnose(&tower).contains("[too-deep]"));
+    }
+
+    #[test]
+    fn many_keys_are_compared_too() {
+        let keys: String = (0..40).map(|n| format!("k{n}: {n}\n")).collect();
+        assert!(diagnose(&format!("{keys}k3: again\n")).contains("41:1 [duplicate-key] the key `k3`"));
+    }
+}
