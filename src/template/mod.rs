@@ -12,4 +12,4 @@ mod values;
 pub use evaluate::{TemplateError, plain};
 pub(crate) use parse::placeholder;
 pub use parse::{Expression, Message, Part, Place, Reference, Setting, Template};
-pub use values::{StepResults, Values};
+pub use values::{StepResults, Values, with_result};

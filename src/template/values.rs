@@ -65,7 +65,18 @@ impl Object for StepResults {
     }
 }
 
+/// A copy that also knows the fields of a step's own result, by their bare names.
+pub fn with_result(values: &Values, result: &StepResult) -> Values {
+    let mut globals = (*values.globals).clone();
+    globals.extend(step_fields("done", result));
+    Values { globals: Arc::new(globals) }
+}
+
 fn step_value(status: &str, result: &StepResult) -> Value {
+    Value::from(step_fields(status, result))
+}
+
+fn step_fields(status: &str, result: &StepResult) -> HashMap<String, Value> {
     let mut fields: HashMap<String, Value> = HashMap::new();
     if let Ok(Json::Object(map)) = serde_json::to_value(result) {
         for (name, value) in map {
@@ -83,7 +94,7 @@ fn step_value(status: &str, result: &StepResult) -> Value {
     if result.row_count == Some(result.rows.len() as u64) {
         fields.insert("rows".into(), result.rows.iter().map(|row| row_value(&result.columns, row)).collect());
     }
-    Value::from(fields)
+    fields
 }
 
 /// A row as a map from column name to value.

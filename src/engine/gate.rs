@@ -1,0 +1,218 @@
+//! Gates: questions to people, asked one at a time, answered here or from elsewhere.
+//!
+//! Bookkeeping of who asked what, who agreed and until when; and the dispatcher's part
+//! of settling them. A gate is never skipped: only an accepted answer opens it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::dispatcher::Dispatcher;
+use super::scheduler::Task;
+use super::{Prompter, Question, Reply};
+use crate::action::{Answer, Prompt, PromptKind};
+use crate::journal::EventKind;
+
+/// An answer from the terminal.
+#[derive(Debug)]
+pub(super) enum Replied {
+    Gate { step: String, reply: Option<Reply> },
+    Step { task: Task, reply: Option<Reply> },
+}
+
+struct Waiting {
+    prompt: Prompt,
+    reply: oneshot::Sender<Answer>,
+    deadline: Option<Instant>,
+    /// This terminal has said its word.
+    answered_here: bool,
+}
+
+/// The open questions of a run.
+pub(super) struct Gates {
+    waiting: BTreeMap<String, Waiting>,
+    /// A question stands on the terminal.
+    asking: bool,
+    asking_step: bool,
+    silent: bool,
+    replies: (mpsc::UnboundedSender<Replied>, mpsc::UnboundedReceiver<Replied>),
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, silent: false, replies: mpsc::unbounded_channel() }
+    }
+}
+
+impl Gates {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn waits(&self, step: &str) -> bool {
+        self.waiting.contains_key(step)
+    }
+
+    pub(super) fn waiting_steps(&self) -> Vec<String> {
+        self.waiting.keys().cloned().collect()
+    }
+
+    pub(super) fn asking(&self) -> bool {
+        self.asking
+    }
+
+    pub(super) fn asking_step(&self) -> bool {
+        self.asking_step
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.values().filter_map(|waiting| waiting.deadline).min()
+    }
+
+    /// Asks nothing more; `forget` also drops the open questions.
+    pub(super) fn stop_asking(&mut self, forget: bool) {
+        self.silent = true;
+        self.asking = false;
+        self.asking_step = false;
+        if forget {
+            self.waiting.clear();
+        }
+    }
+
+    pub(super) async fn reply(&mut self) -> Replied {
+        match self.replies.1.recv().await {
+            Some(reply) => {
+                self.asking = false;
+                self.asking_step = false;
+                reply
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn ask_step(&mut self, task: Task, question: Question, prompter: Arc<dyn Prompter>) {
+        self.asking = true;
+        self.asking_step = true;
+        let replies = self.replies.0.clone();
+        tokio::task::spawn_blocking(move || {
+            let _ = replies.send(Replied::Step { task, reply: prompter.ask(question) });
+        });
+    }
+
+    fn ask_gate(&mut self, prompter: Arc<dyn Prompter>) -> bool {
+        if self.asking || self.silent {
+            return false;
+        }
+        let Some((step, waiting)) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here) else { return false };
+        self.asking = true;
+        let (step, prompt) = (step.clone(), waiting.prompt.clone());
+        let replies = self.replies.0.clone();
+        tokio::task::spawn_blocking(move || {
+            let reply = prompter.ask(Question::Gate { step: step.clone(), prompt });
+            let _ = replies.send(Replied::Gate { step, reply });
+        });
+        true
+    }
+}
+
+impl Dispatcher<'_> {
+    pub(super) fn gate_asked(&mut self, step: String, prompt: Prompt, reply: oneshot::Sender<Answer>) {
+        let known = self.state.progress(&step).and_then(|progress| progress.waiting.clone());
+        let prompt = Prompt { message: self.setup.plan.redactor.text(&prompt.message).into_owned(), ..prompt };
+        let since = self.asked_at(&step).filter(|_| known.as_ref() == Some(&prompt));
+        if since.is_none() {
+            self.record_urgent(EventKind::GateWaiting { step: step.clone(), prompt: Box::new(prompt.clone()) });
+        }
+        let waited = since.map_or(Duration::ZERO, |since| self.setup.clock.now().duration_since(since).try_into().unwrap_or_default());
+        let deadline = prompt.timeout_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds).saturating_sub(waited));
+        self.gates.waiting.insert(step.clone(), Waiting { prompt: prompt.clone(), reply, deadline, answered_here: false });
+        if self.setup.assume_yes && prompt.kind == PromptKind::Confirm && prompt.approvers == 0 {
+            let by = format!("{} (--yes)", self.setup.operator.user);
+            self.answer(&step, Answer { accepted: true, text: None, by });
+        }
+        self.settle_gate(&step);
+        self.ask_next();
+    }
+
+    pub(super) fn gate_replied(&mut self, step: &str, reply: Option<Reply>) {
+        if let Some(waiting) = self.gates.waiting.get_mut(step) {
+            waiting.answered_here = true;
+            if let Some(Reply::Gate(answer)) = reply {
+                self.answer(step, answer);
+                self.settle_gate(step);
+            }
+        }
+        self.ask_next();
+    }
+
+    pub(super) fn expire_gates(&mut self) {
+        let now = Instant::now();
+        let expired: Vec<String> =
+            self.gates.waiting.iter().filter(|(_, waiting)| waiting.deadline.is_some_and(|deadline| deadline <= now)).map(|(step, _)| step.clone()).collect();
+        for step in expired {
+            self.answer(&step, Answer { accepted: false, text: Some("nobody answered in time".into()), by: "the timeout".into() });
+            self.settle_gate(&step);
+        }
+    }
+
+    /// Opens or closes a gate for which enough has been said.
+    pub(super) fn settle_gate(&mut self, step: &str) {
+        let Some(waiting) = self.gates.waiting.get(step) else { return };
+        let given = self.answers(step);
+        if let Some(answer) = verdict(&given, waiting.prompt.approvers)
+            && let Some(waiting) = self.gates.waiting.remove(step)
+        {
+            let _ = waiting.reply.send(answer);
+        }
+    }
+
+    fn answer(&mut self, step: &str, answer: Answer) {
+        let host = self.setup.operator.host.clone();
+        self.record_urgent(EventKind::GateAnswered { step: step.to_owned(), answer, host });
+    }
+
+    /// Answers recorded, and those about to be.
+    fn answers(&self, step: &str) -> Vec<Answer> {
+        let recorded = self.state.progress(step).map(|progress| progress.answers.clone()).unwrap_or_default();
+        recorded.into_iter().chain(self.pending_answers(step)).collect()
+    }
+
+    fn ask_next(&mut self) {
+        if self.setup.prompter.interactive() && self.gates.ask_gate(self.setup.prompter.clone()) {
+            self.setup.observer.suspend(true);
+        }
+    }
+}
+
+/// One decline closes a gate; enough different people open it.
+fn verdict(answers: &[Answer], approvers: u32) -> Option<Answer> {
+    if let Some(decline) = answers.iter().find(|answer| !answer.accepted) {
+        return Some(decline.clone());
+    }
+    let mut people: Vec<&str> = answers.iter().map(|answer| answer.by.as_str()).collect();
+    people.sort_unstable();
+    people.dedup();
+    let last = answers.last()?;
+    (people.len() >= approvers.max(1) as usize).then(|| Answer { accepted: true, text: last.text.clone(), by: people.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(by: &str, accepted: bool) -> Answer {
+        Answer { accepted, text: None, by: by.into() }
+    }
+
+    #[test]
+    fn a_gate_opens_for_enough_different_people_only() {
+        assert_eq!(verdict(&[], 0), None);
+        assert_eq!(verdict(&[answer("ada", true)], 2), None);
+        assert_eq!(verdict(&[answer("ada", true), answer("ada", true)], 2), None);
+        assert_eq!(verdict(&[answer("ada", true), answer("bob", true)], 2), Some(answer("ada, bob", true)));
+        assert_eq!(verdict(&[answer("ada", true), answer("bob", false)], 2), Some(answer("bob", false)));
+    }
+}

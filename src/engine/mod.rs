@@ -1,0 +1,131 @@
+//! Runs a plan: checks the target, takes the lock, then dispatches steps until nothing
+//! is left to do or somebody must decide.
+//!
+//! Every change of state goes through the journal first. The engine does not print,
+//! does not read the environment and chooses no exit codes.
+
+mod dispatcher;
+mod gate;
+pub mod interrupt;
+mod lock;
+mod observer;
+pub mod scheduler;
+mod settle;
+mod start;
+mod step;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+pub use interrupt::Signal;
+pub use observer::{Observer, Prompter, Question, Reply, StepDecision, UnknownDecision};
+pub use start::{check_targets, edited_steps};
+
+use crate::clock::Clock;
+use crate::journal::{Journal, JournalError, Operator, RunState};
+use crate::plan::Plan;
+use crate::process::Processes;
+use crate::target::{HolderDescription, TargetError, Targets};
+
+/// Everything a run needs from outside.
+pub struct Setup<'a> {
+    /// What to do.
+    pub plan: Arc<Plan>,
+    /// Where to record it.
+    pub journal: Journal,
+    /// The databases.
+    pub targets: Targets,
+    /// For children.
+    pub processes: Processes,
+    /// Time and randomness.
+    pub clock: Clock,
+    /// Who runs it.
+    pub operator: Operator,
+    /// Directory the command was run in.
+    pub directory: PathBuf,
+    /// Plain confirmations are answered with yes.
+    pub assume_yes: bool,
+    /// Every step is asked for first.
+    pub step_by_step: bool,
+    /// Sees what happens.
+    pub observer: &'a mut dyn Observer,
+    /// Asks people.
+    pub prompter: Arc<dyn Prompter>,
+    /// Requests to stop.
+    pub signals: mpsc::UnboundedReceiver<Signal>,
+}
+
+/// What to run: something new, or something that stands still.
+#[derive(Debug)]
+pub enum Start {
+    /// A new run with this id.
+    New(String),
+    /// A run of the journal.
+    Resume {
+        /// Its id.
+        run: String,
+        /// Its state.
+        state: Box<RunState>,
+        /// The playbook was edited since, and that is accepted.
+        accept_edit: bool,
+    },
+}
+
+/// Why execution stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every step is done.
+    Done,
+    /// A step failed.
+    Failed,
+    /// A step's end is unknown.
+    Unknown,
+    /// A gate waits for a person.
+    Waiting,
+    /// Somebody asked to stop.
+    Interrupted(Signal),
+    /// The operator quit in step mode.
+    Quit,
+}
+
+/// Why a run could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The journal; nothing was started after it failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A target can't be reached or is not the right one; nothing was changed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Another run holds the lock.
+    #[error("another run holds the lock `{name}`")]
+    Locked {
+        /// The lock's name.
+        name: String,
+        /// Who has it.
+        holder: Box<HolderDescription>,
+    },
+    /// Something is not as it must be; nothing was changed.
+    #[error("{message}")]
+    Refused {
+        /// What.
+        message: String,
+        /// What to do about it.
+        hints: Vec<String>,
+    },
+    /// The operating system.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs a plan to its end, or to the point where it can't go on.
+pub async fn execute(setup: Setup<'_>, start: Start) -> Result<Ending, EngineError> {
+    let (run, locks) = start::claim(&setup, &start).await?;
+    let mut dispatcher = start::begin(setup, start).await?;
+    tracing::debug!(run, "dispatching");
+    let ending = dispatcher.run().await;
+    locks.release().await;
+    ending
+}
