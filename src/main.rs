@@ -1,1 +1,5 @@
-fn main() {}
+//! The `runbook` program: everything is in the library.
+
+fn main() {
+    std::process::exit(runbook::cli::main());
+}

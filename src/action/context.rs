@@ -34,7 +34,7 @@ pub struct StepContext {
     pub default_connection: Option<String>,
     /// Timeouts for sessions.
     pub session: SessionSettings,
-    /// The playbook's directory; relative files of the playbook start here.
+    /// Where the command was run; relative names of files that a step reads or writes start here.
     pub directory: PathBuf,
     /// Child processes of this run.
     pub processes: Processes,

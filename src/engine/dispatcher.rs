@@ -54,7 +54,6 @@ pub(super) struct Dispatcher<'a> {
     pub(super) run: String,
     pub(super) state: RunState,
     scheduler: Scheduler,
-    phase: Phase,
     /// What expressions of each scope see.
     values: Vec<Values>,
     results: Vec<StepResults>,
@@ -82,7 +81,6 @@ impl<'a> Dispatcher<'a> {
         let values = setup.plan.scopes.iter().zip(&results).map(|(scope, results)| scope_values(scope, results, &identities, &run, &state, &setup)).collect();
         Self {
             scheduler: Scheduler::from_needs([], |_| true),
-            phase: Phase::Steps,
             values,
             results,
             pending: Vec::new(),
@@ -167,7 +165,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     async fn run_phase(&mut self, phase: Phase) -> Result<(), EngineError> {
-        self.phase = phase;
+        self.gates.ask_again();
         let over: Vec<bool> =
             self.setup.plan.steps.iter().map(|step| matches!(self.state.state_of(&step.id), StepState::Finished(_))).collect();
         self.scheduler = Scheduler::new(&self.setup.plan, phase, |step| over[step]);
@@ -363,7 +361,7 @@ impl<'a> Dispatcher<'a> {
                 lock_timeout: scope.lock_timeout,
                 idle_in_transaction_timeout: Some(IDLE_IN_TRANSACTION),
             },
-            directory: scope.directory.clone(),
+            directory: self.setup.directory.clone(),
             processes: self.setup.processes.clone(),
             output: self.outputs(id)(attempt),
             cancel: stop.child_token(),
@@ -613,7 +611,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Nothing can go on without a person, and there is none at this terminal.
     fn only_gates_left(&self) -> bool {
-        !self.setup.prompter.interactive()
+        (!self.setup.prompter.interactive() || self.halt.is_some())
             && !self.running.is_empty()
             && self.running.values().all(|id| self.gates.waits(id))
     }
@@ -623,7 +621,7 @@ impl<'a> Dispatcher<'a> {
         for id in self.gates.waiting_steps() {
             self.abandon(&id);
         }
-        self.gates.stop_asking(matches!(self.halt, Some(Halt::Interrupted(_) | Halt::Quit)));
+        self.gates.stop_asking(self.halt.is_some());
     }
 
     /// Forgets a step that has not begun; it stays pending.

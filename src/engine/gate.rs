@@ -82,6 +82,10 @@ impl Gates {
         }
     }
 
+    pub(super) fn ask_again(&mut self) {
+        self.silent = false;
+    }
+
     pub(super) async fn reply(&mut self) -> Replied {
         match self.replies.1.recv().await {
             Some(reply) => {

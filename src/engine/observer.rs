@@ -21,6 +21,8 @@ pub trait Observer: Send {
     fn notice(&mut self, text: &str);
     /// The display makes room for a question (`true`) or comes back (`false`).
     fn suspend(&mut self, suspended: bool);
+    /// The run is over or stands still; `None`: the engine itself failed.
+    fn end(&mut self, run: &str, ending: Option<super::Ending>);
     /// About ten times a second while steps run.
     fn tick(&mut self);
 }

@@ -232,7 +232,6 @@ impl Builder<'_> {
             connections: Arc::new(connections),
             default_connection,
             channels: Arc::new(channels),
-            directory: document.directory.clone(),
             timeout: settings.defaults.timeout,
             lock_timeout: settings.defaults.lock_timeout.or(Some(DEFAULT_LOCK_TIMEOUT)),
             statement_timeout: settings.defaults.statement_timeout,

@@ -1,7 +1,6 @@
 //! What one playbook file sees: its parameters, secrets, connections and channels.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::action::Channels;
@@ -22,8 +21,6 @@ pub struct Scope {
     pub default_connection: Option<String>,
     /// Where `notify` sends messages.
     pub channels: Arc<Channels>,
-    /// Where relative file names start.
-    pub directory: PathBuf,
     /// The longest a step may take.
     pub timeout: Option<Duration>,
     /// The longest a statement waits for one lock.
