@@ -34,7 +34,7 @@ pub(super) async fn run(args: &Args, settings: &Settings) -> Result<Exit, Failur
             format!("{} is stamped `{environment}`", identity.database_name())
         }
         None => match targets.read_stamp("target").await.map_err(EngineError::from)? {
-            stamp @ Stamp::Present { .. } => format!("{} is stamped `{}`", identity.database_name(), stamp.environment().unwrap_or_default()),
+            Stamp::Environment(environment) => format!("{} is stamped `{environment}`", identity.database_name()),
             _ => format!("{} has no stamp", identity.database_name()),
         },
     };
