@@ -2,7 +2,7 @@
 //!
 //! Data flows one way, and a module uses only modules named above it in this list:
 //! `source` → `diagnostic` → `clock` → `units` → `secret` → `yaml` → `template` → `outcome` →
-//! `sql` → `target` → `output` → `process` → `action` → `playbook` → `plan` → `journal` →
+//! `sql` → `target` → `output` → `text` → `process` → `action` → `playbook` → `plan` → `journal` →
 //! `engine` → `report` → `cli`.
 //!
 //! Invariants: only `cli` and `report` print; only `cli` reads the environment and
@@ -19,5 +19,6 @@ pub mod source;
 pub mod sql;
 pub mod target;
 pub mod template;
+pub mod text;
 pub mod units;
 pub mod yaml;
