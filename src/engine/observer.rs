@@ -9,6 +9,8 @@ use crate::plan::Plan;
 pub trait Observer: Send {
     /// A run begins or goes on.
     fn begin(&mut self, run: &str, plan: &Plan, state: &RunState);
+    /// An attempt begins, also where no event says so: a step that only reads has no intent.
+    fn started(&mut self, step: &str, attempt: u32);
     /// An event was recorded and applied.
     fn event(&mut self, plan: &Plan, state: &RunState, event: &Event);
     /// A line of a step's output, already redacted and harmless for a terminal.
@@ -107,6 +109,9 @@ pub enum Reply {
 pub trait Prompter: Send + Sync + 'static {
     /// Whether there is anybody to ask.
     fn interactive(&self) -> bool;
-    /// Asks and blocks until answered; `None` when the terminal went away.
+    /// Asks and blocks until answered; `None` when the question was withdrawn or interrupted,
+    /// or the terminal went away.
     fn ask(&self, question: Question) -> Option<Reply>;
+    /// Takes the open question back, from another thread: its time is up or the run stops.
+    fn withdraw(&self);
 }
