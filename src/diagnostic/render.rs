@@ -149,7 +149,7 @@ impl<'a> Excerpt<'a> {
         let last = ranges.iter().map(|range| range.end).max().unwrap_or(0);
         let start = text[..first].rfind('\n').map_or(0, |found| found + 1);
         let end = text[last..].find('\n').map_or(text.len(), |found| last + found);
-        let mut snippet = Snippet::source(visible(&text[start..end]))
+        let mut snippet = Snippet::source(visible(text[start..end].trim_end_matches('\r')))
             .line_start(self.file.line_column(start as u32).0)
             .path(visible(&self.file.path.display().to_string()).into_owned());
         for (index, (range, (_, label))) in ranges.into_iter().zip(&self.places).enumerate() {
@@ -216,7 +216,7 @@ mod tests {
         warning[odd]: odd mapping
          --> pre-deploy.yaml:2:3
           |
-        2 |   b: 1?
+        2 |   b: 1
           |   ^^^^
 
         error[missing]: nothing here
