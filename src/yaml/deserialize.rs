@@ -6,6 +6,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::either::EITHER;
 use super::{Node, Value};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::source::{Span, Spanned};
@@ -184,6 +185,10 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de> {
         let span = self.0.span;
         match name {
             SPANNED => visitor.visit_seq(Place { span, value: Placed::Node(self.0), part: 0 }),
+            EITHER => match &self.0.value {
+                Value::Mapping(_) => self.visit(visitor),
+                _ => visitor.visit_seq(Items { items: std::slice::from_ref(self.0).iter() }),
+            },
             _ => visitor.visit_newtype_struct(self),
         }
         .map_err(|error: Error| error.or_at(span))
@@ -376,7 +381,7 @@ mod tests {
     use serde::Deserialize;
     use serde_json::json;
 
-    use super::super::parse;
+    use super::super::{Either, parse};
     use super::*;
     use crate::source::{SourceFile, Sources};
 
@@ -393,6 +398,14 @@ mod tests {
         more: IndexMap<Spanned<String>, Spanned<serde_json::Value>>,
         #[serde(default)]
         inner: Option<Box<Sample>>,
+        #[serde(default)]
+        form: Option<Either<Spanned<String>, Fields>>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Fields {
+        text: Spanned<String>,
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -436,7 +449,7 @@ mod tests {
     fn errors_point_to_the_node_or_key() {
         let error = |yaml: &str| read(yaml).expect_err("refused");
         insta::assert_snapshot!(error("name: 5"), @"[wrong-type] expected a string, found the number 5 at `5`");
-        insta::assert_snapshot!(error("name: a\nsiez: 5"), @"[unknown-key] unknown key `siez` at `siez`; did you mean `size`?; allowed: name, size, kinds, more, inner");
+        insta::assert_snapshot!(error("name: a\nsiez: 5"), @"[unknown-key] unknown key `siez` at `siez`; did you mean `size`?; allowed: name, size, kinds, more, inner, form");
         insta::assert_snapshot!(error("name: a\ninner: {size: 1}"), @"[missing-key] the key `name` is missing at `{size: 1}`");
         insta::assert_snapshot!(error("name: a\nsize: -1"), @"[invalid-value] expected u32, found the number -1 at `-1`");
         insta::assert_snapshot!(error("name: a\nkinds: [plian]"), @"[invalid-value] unknown value `plian` at `plian`; did you mean `plain`?; allowed: plain, with, fields");
@@ -444,7 +457,24 @@ mod tests {
         insta::assert_snapshot!(error("name: a\nkinds: [{fields: {n: x}}]"), @"[wrong-type] expected u8, found the text `x` at `x`");
         insta::assert_snapshot!(error("name: a\nkinds: [{plain: 1}]"), @"[wrong-type] `plain` takes no value at `1`");
         insta::assert_snapshot!(error("name: a\nkinds: [{plain: , with: 1}]"), @"[invalid-value] exactly one of plain, with, fields is expected at `{plain: , with: 1}`");
-        insta::assert_snapshot!(error("[a]"), @"[wrong-type] expected a mapping with name, size, kinds, more, inner, found a list at `[a]`");
+        insta::assert_snapshot!(error("[a]"), @"[wrong-type] expected a mapping with name, size, kinds, more, inner, form, found a list at `[a]`");
+    }
+
+    #[test]
+    fn a_short_form_keeps_its_place_and_a_long_one_its_errors() {
+        let place = |yaml: &str| match read(yaml).map(|sample| sample.form) {
+            Ok(Some(Either::Scalar(text) | Either::Fields(Fields { text }))) => {
+                yaml[text.span.start as usize..text.span.end as usize].to_owned()
+            }
+            Ok(None) => "nothing".into(),
+            Err(error) => error,
+        };
+        assert_eq!(place("name: a\nform: short"), "short");
+        assert_eq!(place("name: a\nform: {text: long}"), "long");
+        insta::assert_snapshot!(place("name: a\nform: {txet: long}"), @"[unknown-key] unknown key `txet` at `txet`; did you mean `text`?; allowed: text");
+        insta::assert_snapshot!(place("name: a\nform: 5"), @"[wrong-type] expected a string, found the number 5 at `5`");
+        assert_eq!(serde_json::from_value::<Either<String, Fields>>(json!("x")).ok(), Some(Either::Scalar("x".into())));
+        assert!(matches!(serde_json::from_value::<Either<String, Fields>>(json!({"text": "x"})), Ok(Either::Fields(_))));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! value back to the file. It does not know what a playbook is.
 
 mod deserialize;
+mod either;
 mod parse;
 mod scalar;
 mod within;
 
 pub use deserialize::from_node;
+pub use either::Either;
 pub use parse::parse;
 pub use within::span_within;
 
