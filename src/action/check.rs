@@ -6,10 +6,13 @@
 use std::fmt;
 
 use schemars::JsonSchema;
+use serde_json::Value;
+
 use serde::de::{Deserialize, Deserializer, Error, MapAccess};
 
 use super::{Class, Inspection, Loader, Perform, StepContext, http::Http, shell::Shell, sql::Sql};
-use crate::outcome::{ErrorKind, StepError};
+use crate::outcome::{Column, ErrorKind, StepError};
+use crate::target::{Kind, Statement};
 use crate::template::Template;
 
 /// Exactly one way to look.
@@ -79,7 +82,15 @@ impl Check {
 /// concurrent build left invalid, so existence alone proves nothing.
 async fn index_valid(name: &str, context: &StepContext) -> Result<bool, StepError> {
     let connection = context.connection(None)?;
-    context.targets.index_valid(connection, &context.step, &context.session, name).await.map_err(StepError::from)
+    let mut session = context.targets.session(connection, &context.step, &context.session).await?;
+    let query = match session.identity().kind {
+        Kind::Postgres => "SELECT coalesce((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass($1)), false)",
+        Kind::Sqlite => "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'index' AND name = $1",
+    };
+    let mut valid = false;
+    let mut see = |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| *value == Value::Bool(true) || *value == Value::from(1));
+    session.read(&Statement::query(query).with(&[name.into()]), None, &mut see).await?;
+    Ok(valid)
 }
 
 impl<'de> Deserialize<'de> for Check {

@@ -7,6 +7,7 @@ use super::{Class, Description, Inspection, Perform, Prompt, PromptKind, StepCon
 use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::template::{Message, Place, Template, Values};
 use crate::units::Duration;
+use crate::yaml::Either;
 
 /// Asks a person and goes on only if they agree.
 ///
@@ -14,7 +15,7 @@ use crate::units::Duration;
 /// confirm: {message: "Deploy {{ params.version }}?", type_to_confirm: "{{ params.version }}", timeout: 15m}
 /// ```
 #[derive(Debug, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "Either<Message, Fields>")]
 pub struct Confirm {
     /// What is to be decided.
     pub message: Message,
@@ -44,27 +45,11 @@ struct Fields {
     approvers: Option<u32>,
 }
 
-/// A message, or the fields. Hand-written because serde's untagged enums lose places.
-enum Written {
-    Message(Message),
-    Fields(Fields),
-}
-
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let node = crate::yaml::Either::<Message, Fields>::deserialize(deserializer)?;
-        Ok(match node {
-            crate::yaml::Either::Scalar(message) => Self::Message(message),
-            crate::yaml::Either::Fields(fields) => Self::Fields(fields),
-        })
-    }
-}
-
-impl From<Written> for Confirm {
-    fn from(written: Written) -> Self {
+impl From<Either<Message, Fields>> for Confirm {
+    fn from(written: Either<Message, Fields>) -> Self {
         match written {
-            Written::Message(message) => Self { message, type_to_confirm: None, timeout: None, approvers: None },
-            Written::Fields(Fields { message, type_to_confirm, timeout, approvers }) => Self { message, type_to_confirm, timeout, approvers },
+            Either::Scalar(message) => Self { message, type_to_confirm: None, timeout: None, approvers: None },
+            Either::Fields(Fields { message, type_to_confirm, timeout, approvers }) => Self { message, type_to_confirm, timeout, approvers },
         }
     }
 }
@@ -74,7 +59,7 @@ impl JsonSchema for Confirm {
         "Confirm".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        crate::yaml::Either::<Message, Fields>::json_schema(generator)
+        Either::<Message, Fields>::json_schema(generator)
     }
 }
 

@@ -6,7 +6,6 @@
 //! which only read share a commit.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use minijinja::Value as TemplateValue;
@@ -38,7 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the journal is asked for answers given elsewhere.
 const POLL: Duration = Duration::from_millis(500);
 /// An idle transaction of ours holds locks for nobody's benefit.
-const IDLE_IN_TRANSACTION: crate::units::Duration = crate::units::Duration::from_secs(60);
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// Why nothing new is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,7 +317,8 @@ impl<'a> Dispatcher<'a> {
 
     fn step_task(&mut self, step: &PlannedStep, task: Task, values: Values) -> Result<StepTask, StepError> {
         let id = task_id(step, task);
-        let scope = &self.setup.plan.scopes[step.scope];
+        let plan = self.setup.plan.clone();
+        let scope = &plan.scopes[step.scope];
         let settings = &step.step.settings;
         let timeout = settings.timeout.as_ref().map(|timeout| values.setting(timeout)).transpose()?.or(scope.timeout);
         let progress = self.state.progress(&id);
@@ -357,8 +357,8 @@ impl<'a> Dispatcher<'a> {
             connections: scope.connections.clone(),
             default_connection: scope.default_connection.clone(),
             session: SessionSettings {
-                statement_timeout: scope.statement_timeout,
-                lock_timeout: scope.lock_timeout,
+                statement_timeout: scope.statement_timeout.map(|limit| limit.0),
+                lock_timeout: scope.lock_timeout.map(|limit| limit.0),
                 idle_in_transaction_timeout: Some(IDLE_IN_TRANSACTION),
             },
             directory: self.setup.directory.clone(),

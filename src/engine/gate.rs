@@ -124,9 +124,9 @@ impl Gates {
 
 impl Dispatcher<'_> {
     pub(super) fn gate_asked(&mut self, step: String, prompt: Prompt, reply: oneshot::Sender<Answer>) {
-        let known = self.state.progress(&step).and_then(|progress| progress.waiting.clone());
         let prompt = Prompt { message: self.setup.plan.redactor.text(&prompt.message).into_owned(), ..prompt };
-        let since = self.asked_at(&step).filter(|_| known.as_ref() == Some(&prompt));
+        let asked_before = self.state.progress(&step).filter(|progress| progress.waiting.as_ref() == Some(&prompt));
+        let since = asked_before.and_then(|progress| progress.waiting_since);
         if since.is_none() {
             self.record_urgent(EventKind::GateWaiting { step: step.clone(), prompt: Box::new(prompt.clone()) });
         }

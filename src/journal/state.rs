@@ -74,6 +74,8 @@ pub struct StepProgress {
     pub errors: Vec<StepError>,
     /// The question it waits for.
     pub waiting: Option<Prompt>,
+    /// Since when it waits for it.
+    pub waiting_since: Option<Timestamp>,
     /// Answers given and not yet used by a finished attempt.
     pub answers: Vec<Answer>,
     /// Items of a `for_each` step.
@@ -172,7 +174,12 @@ impl RunState {
                 progress.errors.push((**error).clone());
             }
             EventKind::StepFinished { step, attempt, outcome, duration_ms } => self.finish(event, step, *attempt, outcome, *duration_ms)?,
-            EventKind::GateWaiting { step, prompt } => self.step(step).waiting = Some((**prompt).clone()),
+            EventKind::GateWaiting { step, prompt } => {
+                let progress = self.step(step);
+                progress.waiting = Some((**prompt).clone());
+                progress.waiting_since = Some(event.at);
+                progress.answers.clear();
+            }
             EventKind::GateAnswered { step, answer, .. } => {
                 let progress = self.step(step);
                 if matches!(progress.state, StepState::Finished(_)) {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::parameters::{self, Environment, Inputs};
 use super::{Need, Plan, PlannedStep, Scope};
 use crate::action::notify::ResolvedChannel;
-use crate::action::{Action, Inspection, Perform};
+use crate::action::{Action, Inspection};
 use crate::diagnostic::{Diagnostic, Severity, did_you_mean};
 use crate::journal::Phase;
 use crate::playbook::load::{Document, Loaded};

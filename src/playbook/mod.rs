@@ -3,7 +3,10 @@
 //! The decoder, the JSON Schema and the reference all come from these types and from
 //! the actions' own. Nothing here is resolved or executed; `plan` does that.
 
+pub mod check;
+pub mod decode;
 pub mod load;
+pub mod schema;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
