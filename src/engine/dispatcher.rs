@@ -228,6 +228,7 @@ impl<'a> Dispatcher<'a> {
             self.flush().await?;
         }
         for (task, step_task) in starting {
+            self.setup.observer.started(&step_task.id, step_task.first);
             self.tasks.spawn(async move { (task, step_task.run().await) });
         }
         Ok(())
@@ -620,6 +621,9 @@ impl<'a> Dispatcher<'a> {
     fn withdraw_gates(&mut self) {
         for id in self.gates.waiting_steps() {
             self.abandon(&id);
+        }
+        if self.gates.asking() {
+            self.setup.prompter.withdraw();
         }
         self.gates.stop_asking(self.halt.is_some());
     }

@@ -37,13 +37,15 @@ pub(super) struct Gates {
     /// A question stands on the terminal.
     asking: bool,
     asking_step: bool,
+    /// Whose question it is, where it is a gate's.
+    asked: Option<String>,
     silent: bool,
     replies: (mpsc::UnboundedSender<Replied>, mpsc::UnboundedReceiver<Replied>),
 }
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, silent: false, replies: mpsc::unbounded_channel() }
+        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, asked: None, silent: false, replies: mpsc::unbounded_channel() }
     }
 }
 
@@ -91,6 +93,7 @@ impl Gates {
             Some(reply) => {
                 self.asking = false;
                 self.asking_step = false;
+                self.asked = None;
                 reply
             }
             None => std::future::pending().await,
@@ -112,6 +115,7 @@ impl Gates {
         }
         let Some((step, waiting)) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here) else { return false };
         self.asking = true;
+        self.asked = Some(step.clone());
         let (step, prompt) = (step.clone(), waiting.prompt.clone());
         let replies = self.replies.0.clone();
         tokio::task::spawn_blocking(move || {
@@ -170,6 +174,9 @@ impl Dispatcher<'_> {
             && let Some(waiting) = self.gates.waiting.remove(step)
         {
             let _ = waiting.reply.send(answer);
+            if self.gates.asked.as_deref() == Some(step) {
+                self.setup.prompter.withdraw();
+            }
         }
     }
 
