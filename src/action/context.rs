@@ -22,6 +22,8 @@ pub struct StepContext {
     pub run: String,
     /// The step's full id, e.g. `nested/step` or `step[3]`.
     pub step: String,
+    /// What the ledger in the target knows this step by.
+    pub ledger_key: String,
     /// From 1.
     pub attempt: u32,
     /// What expressions see.

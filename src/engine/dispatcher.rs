@@ -352,6 +352,7 @@ impl<'a> Dispatcher<'a> {
         StepContext {
             run: self.run.clone(),
             step: id.to_owned(),
+            ledger_key: self.ledger_key(step, id),
             attempt,
             values,
             targets: self.setup.targets.clone(),
@@ -372,6 +373,14 @@ impl<'a> Dispatcher<'a> {
             sources: self.setup.plan.sources.clone(),
             uncertain,
             requests: self.requests.0.clone(),
+        }
+    }
+
+    /// Closing steps run again each time the run ends, and each time counts.
+    fn ledger_key(&self, step: &PlannedStep, id: &str) -> String {
+        match (step.phase, self.state.failures) {
+            (Phase::Steps, _) | (_, 0) => id.to_owned(),
+            (_, failures) => format!("{id}#{failures}"),
         }
     }
 
@@ -450,8 +459,7 @@ impl<'a> Dispatcher<'a> {
     async fn message(&mut self, message: StepMessage) -> Result<(), EngineError> {
         match message {
             StepMessage::Begin { step, attempt, durable } => {
-                // Dropping the answer leaves the step where it is: it has not begun.
-                if self.interrupts == 0 || self.halt == Some(Halt::Failed) {
+                if self.halt.is_none() {
                     self.record(EventKind::StepStarted { step, attempt });
                     self.flush().await?;
                     let _ = durable.send(());

@@ -108,6 +108,8 @@ pub struct RunState {
     pub phase: RunPhase,
     /// Steps and instances by full id; a step without an entry is pending.
     pub steps: HashMap<String, StepProgress>,
+    /// How often the run ended with a failure and was resumed.
+    pub failures: u32,
     /// The next event's position.
     pub next_sequence: u64,
 }
@@ -134,6 +136,7 @@ impl RunState {
                 last_at: event.at,
                 phase: RunPhase::Running,
                 steps: HashMap::new(),
+                failures: 0,
                 next_sequence: 1,
             }),
             _ => Err(illegal(event, "a run begins with run_started at position 0")),
@@ -286,6 +289,7 @@ impl RunState {
     fn resume(&mut self, digest: Option<&str>) {
         let ended = self.phase == RunPhase::Paused(Pause::Failed);
         self.phase = RunPhase::Running;
+        self.failures += u32::from(ended);
         if let Some(digest) = digest {
             self.header.digest = digest.to_owned();
         }

@@ -375,19 +375,19 @@ impl Step {
         ];
         let settings = &self.settings;
         self.action.value.inspect(inspection);
-        for expression in &settings.when {
+        if let Some(expression) = &settings.when {
             inspection.expression(expression);
         }
-        for setting in &settings.for_each {
+        if let Some(setting) = &settings.for_each {
             inspection.setting(setting);
         }
-        for setting in &settings.timeout {
+        if let Some(setting) = &settings.timeout {
             inspection.setting(setting);
         }
-        for confirm in &settings.confirm {
+        if let Some(confirm) = &settings.confirm {
             confirm.inspect(inspection);
         }
-        for check in &settings.done_when {
+        if let Some(check) = &settings.done_when {
             check.inspect(inspection);
         }
         if let Some(Undo::Action(action)) = &settings.undo {
