@@ -2,6 +2,20 @@
 
 use crate::engine::{Ending, Signal};
 
+/// For `--help`.
+pub(super) const HELP: &str = "\
+Exit codes:
+  0    done
+  1    the engine failed, e.g. its journal
+  3    a step failed
+  4    a step's end is unknown and needs a decision
+  5    a gate waits for a person
+  6    a check refused before anything was changed
+  7    another run holds the lock
+  64   usage error
+  65   the playbook or its inputs are not valid
+  130  interrupted (143: terminated)";
+
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

@@ -26,7 +26,7 @@ pub use exit::Exit;
 /// Runs playbooks for production databases: checks, changes, backups and gates in
 /// dependency order, with a durable checkpoint after every step.
 #[derive(Debug, Parser)]
-#[command(name = "runbook", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "runbook", version, arg_required_else_help = true, max_term_width = 100, after_help = exit::HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -63,8 +63,10 @@ enum ColorChoice {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a playbook
+    #[command(after_help = exit::HELP)]
     Run(run::Args),
     /// Go on with a run that stands still or whose process died
+    #[command(after_help = exit::HELP)]
     Resume(resume::Args),
     /// Show what a run would do, in order; touches nothing
     Plan(plan::Args),
