@@ -9,13 +9,14 @@ pub mod guard;
 mod supervise;
 mod table;
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ pub struct Command {
     pub program: Program,
     /// Variables added to the run's environment; the way for secrets.
     pub environment: Vec<(String, Secret)>,
+    /// Variables of the run's environment that it must not see.
+    pub without: Vec<String>,
     /// Working directory.
     pub directory: PathBuf,
     /// Time between SIGTERM and SIGKILL, usually [`GRACE`].
@@ -157,6 +160,7 @@ pub struct Processes(Arc<Inner>);
 struct Inner {
     environment: Vec<(OsString, OsString)>,
     guard: Guard,
+    programs: Mutex<HashMap<String, PathBuf>>,
 }
 
 impl Processes {
@@ -166,7 +170,7 @@ impl Processes {
         let guard = Guard::new(run, guard);
         let mut environment: Vec<_> = environment.into_iter().filter(|(name, _)| name != guard::MARKER).collect();
         environment.push((guard::MARKER.into(), guard.marker().into()));
-        Self(Arc::new(Inner { environment, guard }))
+        Self(Arc::new(Inner { environment, guard, programs: Mutex::default() }))
     }
 
     /// Runs a command to its end. When `stop` is cancelled, or the future dropped, the
@@ -175,6 +179,7 @@ impl Processes {
     pub async fn run(&self, command: Command, output: &Output, stop: &CancellationToken) -> Result<Ended, ProcessError> {
         let program = command.program.argv().0.to_owned();
         let prepared = self.prepare(&command)?;
+        let directory = command.directory;
         self.0.guard.start().map_err(ProcessError::Guard)?;
         let control = Arc::new(Control::new(command.grace));
         let stop_when_dropped = StopWhenDropped(control.clone());
@@ -189,6 +194,7 @@ impl Processes {
         };
         match done {
             Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(Failure::Spawn(_))) if !directory.is_dir() => Err(ProcessError::NoDirectory(directory)),
             Ok(Err(Failure::Spawn(source))) => Err(ProcessError::Spawn { program, source }),
             Ok(Err(Failure::Follow(source))) => Err(ProcessError::Follow { program, source }),
             Err(lost) => Err(ProcessError::Follow { program, source: std::io::Error::other(lost) }),
@@ -196,24 +202,37 @@ impl Processes {
     }
 
     fn prepare(&self, command: &Command) -> Result<std::process::Command, ProcessError> {
-        if !command.directory.is_dir() {
-            return Err(ProcessError::NoDirectory(command.directory.clone()));
-        }
         let (program, arguments) = command.program.argv();
-        let path = self.path(command);
-        let file = find_program(program, &command.directory, path.as_deref())?;
+        let file = self.find(program, command)?;
         let mut prepared = std::process::Command::new(file);
         prepared.arg0(program).args(arguments).current_dir(&command.directory);
         prepared.env_clear().envs(self.0.environment.iter().map(|(name, value)| (name, value)));
+        for name in &command.without {
+            prepared.env_remove(name);
+        }
         prepared.envs(command.environment.iter().map(|(name, value)| (name, value.expose())));
         prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         Ok(prepared)
     }
 
-    fn path<'a>(&'a self, command: &'a Command) -> Option<std::borrow::Cow<'a, OsStr>> {
-        let own = command.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| OsStr::new(value.expose()));
-        let inherited = || self.0.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-        own.or_else(inherited).map(Into::into)
+    /// The file of a program; remembered for the run's own PATH, as most steps start the
+    /// same shell.
+    fn find(&self, program: &str, command: &Command) -> Result<PathBuf, ProcessError> {
+        let own_path = command.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| OsStr::new(value.expose()));
+        if own_path.is_some() || program.contains('/') {
+            return find_program(program, &command.directory, own_path);
+        }
+        let mut found = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = found.get(program) {
+            return Ok(file.clone());
+        }
+        let path = self.0.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+        let file = find_program(program, &command.directory, path)?;
+        // What a relative PATH finds depends on the directory.
+        if file.is_absolute() && !file.starts_with(&command.directory) {
+            found.insert(program.to_owned(), file.clone());
+        }
+        Ok(file)
     }
 }
 

@@ -5,17 +5,21 @@
 //! through its [`StepContext`].
 
 pub mod assert;
+mod backup_file;
 pub mod check;
 pub mod confirm;
 mod context;
+mod exchange;
 pub mod http;
 mod inspection;
+mod json_template;
 pub mod manual;
 pub mod notify;
 pub mod pg_dump;
 pub mod playbook;
 pub mod shell;
 pub mod sql;
+mod written;
 
 use std::fmt;
 use std::future::Future;

@@ -1,5 +1,6 @@
 //! The thread behind one child: starts it, reads its output, ends its group.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -126,7 +127,8 @@ fn follow(child: &mut Child, control: &Control, capture: &mut Capture) -> io::Re
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     let ending = Pid::from_raw(child.id().cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = BUFFER.take();
+    buffer.resize(64 * 1024, 0);
     let mut ended: Option<Instant> = None;
     loop {
         let ready = wait(
@@ -149,9 +151,15 @@ fn follow(child: &mut Child, control: &Control, capture: &mut Capture) -> io::Re
         }
         let silent = stdout.is_none() && stderr.is_none();
         if !goes_on(control, ended, silent) {
+            BUFFER.set(buffer);
             return Ok(());
         }
     }
+}
+
+thread_local! {
+    /// The pool's threads serve one child after the other.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Moves the end of a group forward, and says whether there is more to wait for.

@@ -32,7 +32,7 @@ impl Bench {
     }
 
     fn command(&self, program: Program) -> Command {
-        Command { program, environment: Vec::new(), directory: self.directory.path().to_owned(), grace: GRACE }
+        Command { program, environment: Vec::new(), without: Vec::new(), directory: self.directory.path().to_owned(), grace: GRACE }
     }
 
     fn script(&self, text: &str) -> Command {

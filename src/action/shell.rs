@@ -1,0 +1,351 @@
+//! `shell`: a script or a program on the operator's machine.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::written::{Codes, Pattern, short, shown, unmet};
+use super::{Class, Description, Inspection, Perform, StepContext};
+use crate::diagnostic::Diagnostic;
+use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
+use crate::output::printable;
+use crate::process::{Command, Ended, Exit, GRACE, ProcessError, Program};
+use crate::secret::Secret;
+use crate::source::{Span, Spanned};
+use crate::template::{Expression, Place, Template, Values};
+
+/// Runs a script or a program.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Fields")]
+pub struct Shell {
+    work: Work,
+    env: IndexMap<Spanned<String>, Template>,
+    dir: Option<Template>,
+    expect: ShellExpectation,
+}
+
+#[derive(Debug)]
+enum Work {
+    Script(ShellKind, Spanned<String>),
+    Argv(Spanned<Vec<Template>>),
+}
+
+/// Runs a script (`run`) or a program with arguments (`argv`).
+///
+/// A script's text is not templated: values and secrets reach it through `env`. In `argv`
+/// each element is exactly one argument, and no secret may stand there, because every user
+/// of the machine can read command lines. A script stops at its first failing command
+/// (`sh -e`, `bash -e -o pipefail`). Input is empty. What a step leaves running in the
+/// background is stopped with it; start services through a service manager.
+///
+/// ```yaml
+/// shell:
+///   run: vercel deploy --prod --token "$TOKEN"
+///   env: {TOKEN: "{{ secrets.vercel }}"}
+///   expect: {stdout_matches: Ready}
+/// ```
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Shell", extend("oneOf" = [{"required": ["run"]}, {"required": ["argv"]}]))]
+struct Fields {
+    /// A script, given to the shell as it stands here.
+    #[serde(default)]
+    run: Option<Spanned<String>>,
+    /// A program and its arguments, without a shell.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    argv: Option<Spanned<Vec<Template>>>,
+    /// Environment variables, added to those runbook was started with.
+    #[serde(default)]
+    env: IndexMap<Spanned<String>, Template>,
+    /// Working directory, relative to where runbook is run. Default: there.
+    #[serde(default)]
+    dir: Option<Template>,
+    /// The shell that runs the script. Default: `sh`.
+    #[serde(default)]
+    shell: Option<ShellKind>,
+    /// What must be true afterwards.
+    #[serde(default)]
+    expect: ShellExpectation,
+}
+
+impl TryFrom<Fields> for Shell {
+    type Error = &'static str;
+    fn try_from(Fields { run, argv, env, dir, shell, expect }: Fields) -> Result<Self, Self::Error> {
+        let work = match (run, argv, shell) {
+            (Some(script), None, shell) => Work::Script(shell.unwrap_or(ShellKind::Sh), script),
+            (None, Some(argv), None) if !argv.is_empty() => Work::Argv(argv),
+            (None, Some(_), None) => return Err("`argv` needs at least the program"),
+            (None, Some(_), Some(_)) => return Err("`argv` runs without a shell: remove `shell`, or write a script under `run`"),
+            (Some(_), Some(_), _) => return Err("`run` and `argv` exclude each other"),
+            (None, None, _) => return Err("`shell` needs `run` (a script) or `argv` (a program and its arguments)"),
+        };
+        Ok(Self { work, env, dir, expect })
+    }
+}
+
+impl JsonSchema for Shell {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Fields::schema_name()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Fields::json_schema(generator)
+    }
+}
+
+/// The shells that run a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ShellKind {
+    /// `sh -e`
+    Sh,
+    /// `bash -e -o pipefail`
+    Bash,
+}
+
+/// What must be true of a command's end and output.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShellExpectation {
+    /// Exit codes that are fine. Default: 0.
+    pub exit_code: Option<Codes>,
+    /// Must occur in standard output (its last 64 KiB).
+    pub stdout_matches: Option<Pattern>,
+    /// Must occur in standard error (its last 64 KiB).
+    pub stderr_matches: Option<Pattern>,
+    /// Must hold of standard output read as JSON; its keys are names, the whole is `json`.
+    pub json: Option<Expression>,
+}
+
+impl Perform for Shell {
+    fn class(&self) -> Class {
+        Class::NotPreviewable
+    }
+
+    fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>) {
+        match &self.work {
+            Work::Script(_, script) => inspection.diagnostics.extend(template_in_script(script)),
+            Work::Argv(argv) => argv.iter().for_each(|argument| inspection.template(argument, Place::Argument)),
+        }
+        for (name, value) in &self.env {
+            if !is_variable(name) {
+                inspection.diagnostics.push(
+                    Diagnostic::error("variable-name", name.span, format!("`{}` is not a name of an environment variable", name.value))
+                        .help("use letters, digits and `_`, not beginning with a digit"),
+                );
+            }
+            inspection.template(value, Place::Private);
+        }
+        if let Some(directory) = &self.dir {
+            inspection.template(directory, Place::Decision);
+        }
+        if let Some(condition) = &self.expect.json {
+            inspection.decision(condition, None);
+        }
+    }
+
+    fn describe(&self, values: &Values) -> Description {
+        let mut details = Vec::new();
+        let summary = match &self.work {
+            Work::Script(_, script) => {
+                let mut lines = script.trim_end().lines();
+                if lines.clone().nth(1).is_some() {
+                    details.extend(lines.clone().map(ToOwned::to_owned));
+                }
+                lines.find(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')).unwrap_or_default().trim().to_owned()
+            }
+            Work::Argv(argv) => argv.iter().map(|argument| quoted(&shown(argument, values))).collect::<Vec<_>>().join(" "),
+        };
+        if let Some(directory) = &self.dir {
+            details.push(format!("in {}", shown(directory, values)));
+        }
+        details.extend(self.env.iter().map(|(name, value)| format!("{}={}", name.value, shown(value, values))));
+        details.extend(self.expect.describe());
+        Description { summary, details }
+    }
+
+    async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
+        let location = context.sources.location(self.span());
+        let command = self.command(context)?;
+        let ended = context
+            .processes
+            .run(command, &context.output, &context.cancel)
+            .await
+            .map_err(|error| not_followed(&error).at(location.clone()))?;
+        let result = self.result(&ended);
+        match self.refusal(&ended, &result, &context.values) {
+            None => Ok(result),
+            Some(error) => Err(with_output(error, &result).with_result(result).at(location)),
+        }
+    }
+}
+
+impl Shell {
+    fn span(&self) -> Span {
+        match &self.work {
+            Work::Script(_, script) => script.span,
+            Work::Argv(argv) => argv.span,
+        }
+    }
+
+    fn command(&self, context: &StepContext) -> Result<Command, StepError> {
+        let values = &context.values;
+        let program = match &self.work {
+            Work::Script(shell, script) => Program::Script((*shell).into(), script.value.clone()),
+            Work::Argv(argv) => Program::Argv(argv.iter().map(|argument| values.text(argument)).collect::<Result<_, _>>()?),
+        };
+        let environment =
+            self.env.iter().map(|(name, value)| Ok((name.value.clone(), Secret::new(values.text(value)?)))).collect::<Result<_, StepError>>()?;
+        let directory = match &self.dir {
+            Some(directory) => context.directory.join(values.text(directory)?),
+            None => context.directory.clone(),
+        };
+        Ok(Command { program, environment, without: Vec::new(), directory: not_empty(directory), grace: GRACE })
+    }
+
+    fn result(&self, ended: &Ended) -> StepResult {
+        let mut result = StepResult {
+            exit_code: ended.exit.code(),
+            stdout: Some(ended.captured.stdout.clone()),
+            stderr: Some(ended.captured.stderr.clone()),
+            summary: summary(ended),
+            ..StepResult::default()
+        };
+        let may_be_json = self.expect.json.is_some() || ended.captured.stdout.trim_start().starts_with(['{', '[']);
+        if may_be_json && ended.captured.stdout_complete {
+            result.json = serde_json::from_str(&ended.captured.stdout).ok();
+        }
+        if ended.left_behind {
+            result.findings.push("processes it left running in the background were stopped with the step".into());
+        }
+        result
+    }
+
+    /// Why this end is not fine, if it is not.
+    fn refusal(&self, ended: &Ended, result: &StepResult, values: &Values) -> Option<StepError> {
+        let fine = self.expect.exit_code.clone().unwrap_or_else(|| Codes::one(0));
+        let as_expected = ended.exit.code().is_some_and(|code| fine.contains(i64::from(code)));
+        if ended.stopped && !as_expected {
+            return Some(StepError::new(ErrorKind::Cancelled, format!("stopped before its end ({})", ended.exit)).aftermath(Aftermath::Unknown));
+        }
+        if !as_expected {
+            return Some(wrong_exit(ended.exit, &fine).aftermath(Aftermath::Partial));
+        }
+        self.expect.unmet(result, ended.captured.stdout_complete, values).map(|error| error.aftermath(Aftermath::Partial))
+    }
+}
+
+impl ShellExpectation {
+    fn describe(&self) -> Vec<String> {
+        let codes = self.exit_code.iter().map(|codes| format!("expects exit code {codes}"));
+        let stdout = self.stdout_matches.iter().map(|pattern| format!("expects `{pattern}` in standard output"));
+        let stderr = self.stderr_matches.iter().map(|pattern| format!("expects `{pattern}` in standard error"));
+        let json = self.json.iter().map(|condition| format!("expects of its JSON: {}", condition.text.value));
+        codes.chain(stdout).chain(stderr).chain(json).collect()
+    }
+
+    fn unmet(&self, result: &StepResult, complete: bool, values: &Values) -> Option<StepError> {
+        for (pattern, text, name) in [(&self.stdout_matches, &result.stdout, "standard output"), (&self.stderr_matches, &result.stderr, "standard error")] {
+            if let Some(pattern) = pattern
+                && !pattern.occurs_in(text.as_deref().unwrap_or_default())
+            {
+                return Some(expectation(format!("`{pattern}` does not occur in {name}")));
+            }
+        }
+        let condition = self.json.as_ref()?;
+        match &result.json {
+            Some(json) => {
+                let (reason, found) = unmet(condition, json, values)?;
+                Some(found.into_iter().fold(expectation(reason), |error, (name, value)| error.fact(name, value)))
+            }
+            None if complete => Some(expectation("standard output is not JSON")),
+            None => Some(expectation("standard output is longer than the 64 KiB that are read as JSON")),
+        }
+    }
+}
+
+impl From<ShellKind> for crate::process::Shell {
+    fn from(kind: ShellKind) -> Self {
+        match kind {
+            ShellKind::Sh => Self::Sh,
+            ShellKind::Bash => Self::Bash,
+        }
+    }
+}
+
+fn expectation(message: impl Into<String>) -> StepError {
+    StepError::new(ErrorKind::Expectation, message)
+}
+
+/// A code the author may have meant is a failed expectation; the codes with which a shell
+/// says that it could not run something, and signals, are not an answer.
+fn wrong_exit(exit: Exit, fine: &Codes) -> StepError {
+    let error = |kind| StepError::new(kind, format!("{exit}, expected {fine}"));
+    match exit {
+        Exit::Code(127) => error(ErrorKind::Process).hint("127 is the shell's way to say that a command was not found"),
+        Exit::Code(126) => error(ErrorKind::Process).hint("126 is the shell's way to say that a file could not be executed"),
+        Exit::Code(_) => error(ErrorKind::Expectation),
+        Exit::Signal(_) => error(ErrorKind::Process),
+    }
+}
+
+/// The end of what it said, which mostly tells why.
+fn with_output(error: StepError, result: &StepResult) -> StepError {
+    let last = |text: &Option<String>| {
+        let text = text.as_deref().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(5).collect();
+        lines.into_iter().rev().map(|line| short(&printable(line))).collect::<Vec<_>>().join("\n")
+    };
+    let (stdout, stderr) = (last(&result.stdout), last(&result.stderr));
+    match (stderr.is_empty(), stdout.is_empty()) {
+        (false, _) => error.fact("standard error", stderr),
+        (true, false) => error.fact("standard output", stdout),
+        (true, true) => error,
+    }
+}
+
+pub(super) fn not_followed(error: &ProcessError) -> StepError {
+    let aftermath = if matches!(error, ProcessError::Follow { .. }) { Aftermath::Unknown } else { Aftermath::Unchanged };
+    StepError::new(ErrorKind::Process, error.to_string()).aftermath(aftermath)
+}
+
+fn not_empty(directory: PathBuf) -> PathBuf {
+    if directory.as_os_str().is_empty() { Path::new(".").to_owned() } else { directory }
+}
+
+/// The last line it printed says most.
+fn summary(ended: &Ended) -> String {
+    const LONGEST: usize = 60;
+    match ended.captured.stdout.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) if ended.exit == Exit::Code(0) && line.chars().count() <= LONGEST => printable(line.trim()).into_owned(),
+        _ => ended.exit.to_string(),
+    }
+}
+
+/// `{{ params.x }}` in a script would reach the shell as it stands. Other braces, as in
+/// `docker --format '{{.Names}}'`, are the script's own.
+fn template_in_script(script: &Spanned<String>) -> Option<Diagnostic> {
+    const ROOTS: &[&str] = &["params", "secrets", "steps", "env", "run", "connections", "item"];
+    let template = Template::parse(script.clone()).ok()?;
+    let reference = template.references().find(|reference| ROOTS.contains(&reference.path[0].as_str()))?;
+    let path = reference.path.join(".");
+    let name = reference.path.last().map(|name| name.to_uppercase()).unwrap_or_default();
+    Some(
+        Diagnostic::error("template-in-script", script.span, format!("`{{{{ {path} }}}}` stands in a script, whose text is not templated"))
+            .help(format!("give the value through the environment, `env: {{{name}: \"{{{{ {path} }}}}\"}}`, and write \"${name}\" in the script")),
+    )
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|letter: char| letter.is_ascii_digit())
+        && !name.is_empty()
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+/// As one would type it.
+fn quoted(argument: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter) || !letter.is_ascii();
+    if !argument.is_empty() && argument.chars().all(plain) { argument.to_owned() } else { format!("'{}'", argument.replace('\'', r"'\''")) }
+}
