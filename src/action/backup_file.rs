@@ -91,7 +91,8 @@ impl Partial {
 
     /// How much is written so far.
     pub(super) fn size(&self) -> u64 {
-        files(&self.path, self.shape).map_or(0, |files| files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum())
+        files(&self.path, self.shape)
+            .map_or(0, |files| files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum())
     }
 
     /// Makes it durable and gives it its name. `describe` gets size and checksum and

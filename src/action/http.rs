@@ -5,7 +5,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::exchange::{Answer, LONGEST_BODY, Redirects, client, exchange, is_certificate, is_overload, milliseconds, reason};
+use super::exchange::{Answer, Redirects, client, exchange, is_certificate, is_overload, milliseconds, reason};
 use super::json_template::JsonTemplate;
 use super::written::{Codes, Pattern, short, shown, unmet};
 use super::{Class, Description, Inspection, Perform, StepContext};
@@ -92,7 +92,11 @@ impl Perform for Http {
         inspection.template(&self.url, Place::Private);
         for (name, value) in &self.headers {
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                inspection.diagnostics.push(Diagnostic::error("header-name", name.span, format!("`{}` is not a header's name", name.value)));
+                inspection.diagnostics.push(Diagnostic::error(
+                    "header-name",
+                    name.span,
+                    format!("`{}` is not a header's name", name.value),
+                ));
             }
             inspection.template(value, Place::Private);
         }
@@ -103,7 +107,8 @@ impl Perform for Http {
             json.inspect(inspection);
             if let Some(body) = &self.body {
                 inspection.diagnostics.push(
-                    Diagnostic::error("body-and-json", json.span, "`body` and `json` exclude each other").related(body.text.span, "`body` stands here"),
+                    Diagnostic::error("body-and-json", json.span, "`body` and `json` exclude each other")
+                        .related(body.text.span, "`body` stands here"),
                 );
             }
         }
@@ -113,7 +118,8 @@ impl Perform for Http {
     }
 
     fn describe(&self, values: &Values) -> Description {
-        let mut details: Vec<String> = self.headers.iter().map(|(name, value)| format!("{}: {}", name.value, shown(value, values))).collect();
+        let mut details: Vec<String> =
+            self.headers.iter().map(|(name, value)| format!("{}: {}", name.value, shown(value, values))).collect();
         if let Some(body) = &self.body {
             details.extend(shown(body, values).lines().map(ToOwned::to_owned));
         }
@@ -163,7 +169,8 @@ impl Http {
     fn header_map(&self, values: &Values) -> Result<HeaderMap, StepError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            let invalid = || StepError::new(ErrorKind::Http, format!("the header `{}` has a name or value that HTTP does not allow", name.value));
+            let invalid =
+                || StepError::new(ErrorKind::Http, format!("the header `{}` has a name or value that HTTP does not allow", name.value));
             let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
             let mut value = HeaderValue::from_str(&values.text(value)?).map_err(|_| invalid())?;
             value.set_sensitive(true);
@@ -175,7 +182,11 @@ impl Http {
     /// Nothing is changed by a request that only looks, nor by one that never left.
     fn not_exchanged(&self, error: &reqwest::Error) -> StepError {
         let never_left = error.is_connect() || error.is_builder();
-        let what = if error.is_timeout() { format!("no complete answer within {}", self.timeout.unwrap_or(DEFAULT_TIMEOUT)) } else { reason(error) };
+        let what = if error.is_timeout() {
+            format!("no complete answer within {}", self.timeout.unwrap_or(DEFAULT_TIMEOUT))
+        } else {
+            reason(error)
+        };
         let mut failed = StepError::new(ErrorKind::Http, what).aftermath(if never_left { Aftermath::Unchanged } else { self.if_sent() });
         failed.transient = !error.is_builder() && (never_left || self.method.only_looks()) && !is_certificate(error);
         failed

@@ -49,7 +49,8 @@ impl JsonTemplate {
     }
 
     pub(super) fn shown(&self, values: &Values) -> Value {
-        self.build(&mut |template| Ok::<_, std::convert::Infallible>(Value::String(shown(template, values)))).unwrap_or_else(|never| match never {})
+        self.build(&mut |template| Ok::<_, std::convert::Infallible>(Value::String(shown(template, values))))
+            .unwrap_or_else(|never| match never {})
     }
 
     fn build<E>(&self, fill: &mut impl FnMut(&Template) -> Result<Value, E>) -> Result<Value, E> {
@@ -131,4 +132,3 @@ impl JsonSchema for JsonTemplate {
         schemars::json_schema!({ "description": "any JSON; texts in it may be templates, and one that is a single placeholder keeps its type" })
     }
 }
-

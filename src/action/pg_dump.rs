@@ -167,7 +167,8 @@ impl PgDump {
 
     fn target(&self, context: &StepContext) -> Result<PathBuf, StepError> {
         let file = context.directory.join(context.values.text(&self.file)?);
-        std::path::absolute(&file).map_err(|error| StepError::new(ErrorKind::Io, format!("`{}` is not a file name: {error}", file.display())))
+        std::path::absolute(&file)
+            .map_err(|error| StepError::new(ErrorKind::Io, format!("`{}` is not a file name: {error}", file.display())))
     }
 
     fn argv(&self, partial: &Partial, values: &Values) -> Result<Vec<String>, StepError> {
@@ -271,7 +272,9 @@ struct Access {
 impl Access {
     fn new(mut environment: LibpqEnvironment) -> Result<Self, StepError> {
         let passfile = match &environment.passfile {
-            Some(lines) => Some(passfile(lines).map_err(|error| StepError::new(ErrorKind::Io, format!("cannot pass the password on: {error}")))?),
+            Some(lines) => {
+                Some(passfile(lines).map_err(|error| StepError::new(ErrorKind::Io, format!("cannot pass the password on: {error}")))?)
+            }
             None => None,
         };
         if let Some(file) = &passfile {
@@ -314,7 +317,9 @@ fn result(file: &Path, manifest: &Manifest, findings: Vec<String>) -> StepResult
 fn not_written(error: &BackupError) -> StepError {
     let failed = StepError::new(ErrorKind::Io, error.to_string());
     match error {
-        BackupError::Exists(_) => failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`"),
+        BackupError::Exists(_) => {
+            failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`")
+        }
         _ => failed,
     }
 }
@@ -331,7 +336,8 @@ fn succeeded(program: &str, ended: &Ended) -> Result<(), StepError> {
     let prefix = format!("{program}: error: ");
     let message = said.lines().find_map(|line| line.strip_prefix(&prefix)).map_or_else(|| ended.exit.to_string(), short);
     if message.contains("server version mismatch") {
-        let versions = said.lines().find_map(|line| line.split_once("server version: ")).map(|(_, versions)| format!("server version: {versions}"));
+        let versions =
+            said.lines().find_map(|line| line.split_once("server version: ")).map(|(_, versions)| format!("server version: {versions}"));
         return Err(StepError::new(ErrorKind::Process, "pg_dump is older than the server and can't dump it")
             .fact("versions", versions.unwrap_or_default())
             .hint("install the client programs of the server's version, or put them first in PATH"));

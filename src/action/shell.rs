@@ -15,6 +15,7 @@ use crate::process::{Command, Ended, Exit, GRACE, ProcessError, Program};
 use crate::secret::Secret;
 use crate::source::{Span, Spanned};
 use crate::template::{Expression, Place, Template, Values};
+use crate::text::shell_word;
 
 /// Runs a script or a program.
 #[derive(Debug, Deserialize)]
@@ -156,7 +157,7 @@ impl Perform for Shell {
                 }
                 lines.find(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')).unwrap_or_default().trim().to_owned()
             }
-            Work::Argv(argv) => argv.iter().map(|argument| quoted(&shown(argument, values))).collect::<Vec<_>>().join(" "),
+            Work::Argv(argv) => argv.iter().map(|argument| shell_word(&shown(argument, values)).into_owned()).collect::<Vec<_>>().join(" "),
         };
         if let Some(directory) = &self.dir {
             details.push(format!("in {}", shown(directory, values)));
@@ -196,8 +197,11 @@ impl Shell {
             Work::Script(shell, script) => Program::Script((*shell).into(), script.value.clone()),
             Work::Argv(argv) => Program::Argv(argv.iter().map(|argument| values.text(argument)).collect::<Result<_, _>>()?),
         };
-        let environment =
-            self.env.iter().map(|(name, value)| Ok((name.value.clone(), Secret::new(values.text(value)?)))).collect::<Result<_, StepError>>()?;
+        let environment = self
+            .env
+            .iter()
+            .map(|(name, value)| Ok((name.value.clone(), Secret::new(values.text(value)?))))
+            .collect::<Result<_, StepError>>()?;
         let directory = match &self.dir {
             Some(directory) => context.directory.join(values.text(directory)?),
             None => context.directory.clone(),
@@ -228,7 +232,9 @@ impl Shell {
         let fine = self.expect.exit_code.clone().unwrap_or_else(|| Codes::one(0));
         let as_expected = ended.exit.code().is_some_and(|code| fine.contains(i64::from(code)));
         if ended.stopped && !as_expected {
-            return Some(StepError::new(ErrorKind::Cancelled, format!("stopped before its end ({})", ended.exit)).aftermath(Aftermath::Unknown));
+            return Some(
+                StepError::new(ErrorKind::Cancelled, format!("stopped before its end ({})", ended.exit)).aftermath(Aftermath::Unknown),
+            );
         }
         if !as_expected {
             return Some(wrong_exit(ended.exit, &fine).aftermath(Aftermath::Partial));
@@ -247,7 +253,9 @@ impl ShellExpectation {
     }
 
     fn unmet(&self, result: &StepResult, complete: bool, values: &Values) -> Option<StepError> {
-        for (pattern, text, name) in [(&self.stdout_matches, &result.stdout, "standard output"), (&self.stderr_matches, &result.stderr, "standard error")] {
+        for (pattern, text, name) in
+            [(&self.stdout_matches, &result.stdout, "standard output"), (&self.stderr_matches, &result.stderr, "standard error")]
+        {
             if let Some(pattern) = pattern
                 && !pattern.occurs_in(text.as_deref().unwrap_or_default())
             {
@@ -334,7 +342,9 @@ fn template_in_script(script: &Spanned<String>) -> Option<Diagnostic> {
     let name = reference.path.last().map(|name| name.to_uppercase()).unwrap_or_default();
     Some(
         Diagnostic::error("template-in-script", script.span, format!("`{{{{ {path} }}}}` stands in a script, whose text is not templated"))
-            .help(format!("give the value through the environment, `env: {{{name}: \"{{{{ {path} }}}}\"}}`, and write \"${name}\" in the script")),
+            .help(format!(
+                "give the value through the environment, `env: {{{name}: \"{{{{ {path} }}}}\"}}`, and write \"${name}\" in the script"
+            )),
     )
 }
 
@@ -342,10 +352,4 @@ fn is_variable(name: &str) -> bool {
     !name.starts_with(|letter: char| letter.is_ascii_digit())
         && !name.is_empty()
         && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-}
-
-/// As one would type it.
-fn quoted(argument: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter) || !letter.is_ascii();
-    if !argument.is_empty() && argument.chars().all(plain) { argument.to_owned() } else { format!("'{}'", argument.replace('\'', r"'\''")) }
 }

@@ -147,9 +147,11 @@ pub(super) fn unmet(condition: &Expression, json: &Value, values: &Values) -> Op
         Err(error) => error.to_string(),
     };
     let found = match json {
-        Value::Object(fields) => {
-            fields.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(name, value)| (name.clone(), short(&plain(value)))).collect()
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| names.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), short(&plain(value))))
+            .collect(),
         other => vec![("json".to_owned(), short(&plain(other)))],
     };
     Some((reason, found))
@@ -200,7 +202,10 @@ mod tests {
         assert_eq!(unmet(&condition("json.queue == 12"), &body, &Values::new()), None);
         assert_eq!(
             unmet(&condition("database == (queue < 10)"), &body, &Values::new()),
-            Some(("`database == (queue < 10)` does not hold".into(), vec![("database".into(), "true".into()), ("queue".into(), "12".into())]))
+            Some((
+                "`database == (queue < 10)` does not hold".into(),
+                vec![("database".into(), "true".into()), ("queue".into(), "12".into())]
+            ))
         );
         let (missing, _) = unmet(&condition("cache == true"), &body, &Values::new()).unwrap();
         assert!(missing.contains("cache"), "{missing}");
