@@ -286,3 +286,146 @@ fn expectation(message: impl Into<String>) -> StepError {
 fn with_body(error: StepError, body: &str) -> StepError {
     if body.trim().is_empty() { error } else { error.fact("body", short(&printable(body.trim()))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+
+    use super::super::testing::{World, action, problems, serve};
+    use super::*;
+
+    async fn run(url: &str, yaml: &str) -> Result<StepResult, StepError> {
+        let world = World::new(&json!({"app": url, "n": 3}), &[("key", "s3cret-key")]);
+        action::<Http>(yaml).run(&world.context).await
+    }
+
+    async fn health() -> String {
+        serve(|request| match request.split(' ').nth(1) {
+            Some("/api/health") => "200 OK\n\n{\"database\": true, \"queue\": 12}".into(),
+            Some("/old") => "301 Moved\nLocation: /api/health\n\n".into(),
+            Some("/elsewhere") => "302 Found\nLocation: http://other.example/\n\n".into(),
+            Some("/busy") => "503 Busy\n\nback soon".into(),
+            _ => "404 Not Found\n\n<h1>no such page</h1>".into(),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_healthy_answer_passes_and_can_be_read_by_later_steps() {
+        let yaml = "{url: '{{ params.app }}/api/health', expect: {status: 200, json: 'database == true', body_matches: queue, within: 1m}}";
+        let result = run(&health().await, yaml).await.unwrap();
+        assert_eq!((result.http_status, result.json), (Some(200), Some(json!({"database": true, "queue": 12}))));
+        assert!(result.summary.starts_with("200 in "), "{}", result.summary);
+        assert!(run(&health().await, "url: '{{ params.app }}/old'").await.is_ok(), "redirects on the same host are followed");
+    }
+
+    #[tokio::test]
+    async fn expectations_say_what_was_found() {
+        let url = health().await;
+        let fails = async |yaml: &str| {
+            let error = run(&url, yaml).await.unwrap_err();
+            assert_eq!((error.kind, error.aftermath), (ErrorKind::Expectation, Aftermath::Unchanged));
+            let facts = error.facts.iter().map(|(label, text)| format!("{label}: {text}"));
+            [error.message.clone()].into_iter().chain(facts).collect::<Vec<_>>().join("\n")
+        };
+        insta::assert_snapshot!(fails("url: '{{ params.app }}/nowhere'").await, @r"
+        status 404, expected 2xx
+        body: <h1>no such page</h1>
+        ");
+        insta::assert_snapshot!(fails("{url: '{{ params.app }}/api/health', expect: {json: queue < 10}}").await, @r#"
+        `queue < 10` does not hold
+        queue: 12
+        body: {"database": true, "queue": 12}
+        "#);
+        insta::assert_snapshot!(fails("{url: '{{ params.app }}/api/health', expect: {json: auth == true}}").await, @r#"
+        `auth == true` has no value: `auth` is undefined
+        body: {"database": true, "queue": 12}
+        "#);
+        insta::assert_snapshot!(fails("{url: '{{ params.app }}/nowhere', expect: {status: 404, json: database}}").await, @r"
+        the body is not JSON
+        body: <h1>no such page</h1>
+        ");
+        insta::assert_snapshot!(fails("{url: '{{ params.app }}/api/health', expect: {body_matches: down}}").await, @r#"
+        `down` does not occur in the body
+        body: {"database": true, "queue": 12}
+        "#);
+        insta::assert_snapshot!(fails("url: '{{ params.app }}/elsewhere'").await, @r"
+        status 302, expected 2xx
+        redirects to: http://other.example/
+        ");
+        let slow = fails("{url: '{{ params.app }}/api/health', expect: {within: 1us}}").await;
+        assert!(slow.ends_with("allowed are 1us"), "{slow}");
+    }
+
+    #[tokio::test]
+    async fn only_requests_that_look_are_worth_another_attempt() {
+        let url = health().await;
+        let transient = async |yaml: &str| run(&url, yaml).await.unwrap_err().transient;
+        assert!(transient("url: '{{ params.app }}/busy'").await);
+        assert!(!transient("{url: '{{ params.app }}/busy', method: POST}").await);
+        assert!(!transient("url: '{{ params.app }}/nowhere'").await);
+        assert!(run("http://127.0.0.1:1", "url: '{{ params.app }}'").await.unwrap_err().transient, "nobody listens");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_got_no_answer_is_unknown() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let get = run(&url, "{url: '{{ params.app }}', timeout: 20ms}").await.unwrap_err();
+        assert_eq!((get.message.as_str(), get.aftermath), ("no complete answer within 20ms", Aftermath::Unchanged));
+        let post = run(&url, "{url: '{{ params.app }}', method: POST, timeout: 20ms}").await.unwrap_err();
+        assert_eq!((post.kind, post.aftermath, post.transient), (ErrorKind::Http, Aftermath::Unknown, false));
+    }
+
+    #[tokio::test]
+    async fn headers_and_bodies_arrive_and_errors_name_no_secret() {
+        let seen = Arc::new(Mutex::new(String::new()));
+        let url = serve({
+            let seen = seen.clone();
+            move |request| {
+                request.clone_into(&mut seen.lock().unwrap());
+                "201 Created\n\n".into()
+            }
+        })
+        .await;
+        let yaml = "{url: '{{ params.app }}/x?key={{ secrets.key }}', method: POST, headers: {X-Key: '{{ secrets.key }}'}, \
+                    json: {count: '{{ params.n }}', list: [1, 'n={{ params.n }}', null]}}";
+        assert_eq!(run(&url, yaml).await.unwrap().http_status, Some(201));
+        let request = seen.lock().unwrap().clone();
+        assert!(request.starts_with("POST /x?key=s3cret-key "), "{request}");
+        assert!(request.contains("x-key: s3cret-key\r\n") && request.ends_with(r#"{"count":3,"list":[1,"n=3",null]}"#), "{request}");
+
+        let error = run("http://127.0.0.1:1", yaml).await.unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+        assert!(error.message.starts_with("cannot connect: "), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn a_stopped_request_ends_at_once() {
+        let world = World::new(&json!({}), &[]);
+        world.context.cancel.cancel();
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = action::<Http>(&format!("url: http://{}", silent.local_addr().unwrap()));
+        assert_eq!(http.run(&world.context).await.unwrap_err().kind, ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn the_plan_shows_the_request_and_no_secret() {
+        let world = World::new(&json!({"n": 3}), &[("key", "s3cret-key")]);
+        let http: Http = action(
+            "{url: 'https://x/?k={{ secrets.key }}', method: PUT, headers: {X-N: '{{ params.n }}'}, json: {k: '{{ secrets.key }}'}, expect: {within: 2s}}",
+        );
+        let description = http.describe(&world.context.values);
+        insta::assert_snapshot!([vec![description.summary], description.details].concat().join("\n"), @r#"
+        PUT https://x/?k={{ secrets.key }}
+        X-N: 3
+        {"k":"{{ secrets.key }}"}
+        expects it within 2s
+        "#);
+        assert_eq!(http.class(), Class::NotPreviewable);
+        assert_eq!(action::<Http>("url: http://x").class(), Class::Read);
+        assert_eq!(problems(&action::<Http>("{url: x, json: {}, body: x}")), ["`body` and `json` exclude each other"]);
+    }
+}

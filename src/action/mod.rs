@@ -19,6 +19,8 @@ pub mod pg_dump;
 pub mod playbook;
 pub mod shell;
 pub mod sql;
+#[cfg(test)]
+mod testing;
 mod written;
 
 use std::fmt;

@@ -164,3 +164,62 @@ fn unreached(failed: Vec<(String, StepError)>, reached: &[&str]) -> StepError {
     }
     failed.into_iter().fold(error, |error, (name, reason)| error.fact(name, reason.message))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::Request;
+    use super::super::testing::{World, action, serve};
+    use super::*;
+
+    fn world(webhook: &str) -> World {
+        let mut world = World::new(&json!({"at": "22:00"}), &[("hook", webhook), ("pin", "90210")]);
+        let channel: Channel = action("webhook: '{{ secrets.hook }}'");
+        let resolved = channel.resolve(&world.context.values).unwrap();
+        world.context.channels = Arc::new([("chat".to_owned(), resolved)].into());
+        world
+    }
+
+    const NOTICE: &str = "{to: [console, chat], severity: warning, title: Maintenance, message: 'Starts at {{ params.at }}, PIN 90210'}";
+
+    #[tokio::test]
+    async fn everybody_is_told_and_no_secret() {
+        let seen = Arc::new(Mutex::new(String::new()));
+        let url = serve({
+            let seen = seen.clone();
+            move |request| {
+                request.clone_into(&mut seen.lock().unwrap());
+                "200 OK\n\nok".into()
+            }
+        })
+        .await;
+        let mut world = world(&url);
+        let result = action::<Notify>(NOTICE).run(&world.context).await.unwrap();
+        assert_eq!(result.summary, "told console, chat");
+        let Ok(Request::Console { title, message, .. }) = world.requests.try_recv() else { panic!("no message on the console") };
+        assert_eq!((title.as_deref(), message.as_str()), (Some("Maintenance"), "Starts at 22:00, PIN ***"));
+        let request = seen.lock().unwrap().clone();
+        let body: serde_json::Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!(
+            body,
+            json!({
+                "text": "Maintenance\nStarts at 22:00, PIN ***", "title": "Maintenance", "message": "Starts at 22:00, PIN ***",
+                "severity": "warning", "run": "run", "step": "step",
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_channel_out_of_reach_is_told_after_the_others() {
+        let mut world = world("http://127.0.0.1:1/hook/s3cret");
+        let error = action::<Notify>(NOTICE).run(&world.context).await.unwrap_err();
+        assert_eq!(error.message, "the message did not reach chat");
+        assert_eq!(error.facts[0], ("reached".into(), "console".into()));
+        assert!(error.transient && !format!("{error:?}").contains("hook"), "{error:?}");
+        assert!(world.requests.try_recv().is_ok(), "the console was told");
+        let refused = serve(|_| "403 Forbidden\n\n".into()).await;
+        let error = action::<Notify>("{to: [chat], message: x}").run(&self::world(&refused).context).await.unwrap_err();
+        assert_eq!((error.facts, error.transient), (vec![("chat".into(), "status 403".into())], false));
+    }
+}

@@ -353,3 +353,116 @@ fn is_variable(name: &str) -> bool {
         && !name.is_empty()
         && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{World, action, problems, try_action};
+    use super::*;
+
+    async fn run(world: &World, yaml: &str) -> Result<StepResult, StepError> {
+        action::<Shell>(yaml).run(&world.context).await
+    }
+
+    fn world() -> World {
+        World::new(&json!({"name": "a b; exit 9", "n": 3}), &[("token", "s3cret-token")])
+    }
+
+    #[tokio::test]
+    async fn the_result_holds_what_later_steps_read() {
+        let result = run(&world(), "run: |\n  echo working >&2\n  echo '{\"rows\": 12}'").await.unwrap();
+        assert_eq!((result.exit_code, result.stderr.as_deref()), (Some(0), Some("working")));
+        assert_eq!(result.json, Some(json!({"rows": 12})));
+        assert_eq!(result.summary, "{\"rows\": 12}");
+    }
+
+    #[tokio::test]
+    async fn values_reach_a_script_by_env_and_a_program_as_one_argument() {
+        let world = world();
+        let script = run(&world, "{run: 'printf %s \"$NAME\"', env: {NAME: '{{ params.name }}'}}").await.unwrap();
+        assert_eq!(script.stdout.as_deref(), Some("a b; exit 9"));
+        let program = run(&world, "argv: [printf, '<%s>', '{{ params.name }}', '{{ params.n }}']").await.unwrap();
+        assert_eq!(program.stdout.as_deref(), Some("<a b; exit 9><3>"));
+    }
+
+    #[tokio::test]
+    async fn a_secret_reaches_the_program_but_no_output() {
+        let world = world();
+        let yaml = "{run: 'echo \"$TOKEN\"; test \"$TOKEN\" = s3cret\"-token\"', env: {TOKEN: '{{ secrets.token }}'}}";
+        let result = run(&world, yaml).await.unwrap();
+        assert_eq!(result.stdout.as_deref(), Some("***"));
+        assert_eq!(world.log(), "***\n");
+    }
+
+    #[tokio::test]
+    async fn an_unexpected_exit_code_is_a_failed_expectation_with_its_last_words() {
+        let error = run(&world(), "run: echo no space left >&2; exit 4").await.unwrap_err();
+        assert_eq!((error.kind, error.aftermath), (ErrorKind::Expectation, Aftermath::Partial));
+        assert_eq!(error.message, "exit code 4, expected 0");
+        assert_eq!(error.facts, [("standard error".into(), "no space left".into())]);
+        assert_eq!(error.result.unwrap().exit_code, Some(4));
+        assert!(run(&world(), "{run: exit 4, expect: {exit_code: [0, 4]}}").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_run_is_not_an_answer() {
+        for yaml in ["run: no-such-command", "run: /etc/passwd", "run: kill -9 $$", "argv: [no-such-command]"] {
+            assert_eq!(run(&world(), yaml).await.unwrap_err().kind, ErrorKind::Process, "{yaml}");
+        }
+    }
+
+    #[tokio::test]
+    async fn expectations_say_what_was_missing() {
+        let world = world();
+        let message = async |yaml: &str| run(&world, yaml).await.unwrap_err().message;
+        insta::assert_snapshot!(message("{run: echo Failed, expect: {stdout_matches: '^Ready'}}").await, @"`^Ready` does not occur in standard output");
+        insta::assert_snapshot!(message("{run: echo Ready, expect: {json: 'x == 1'}}").await, @"standard output is not JSON");
+        insta::assert_snapshot!(message("{run: 'echo [1]', expect: {json: 'json[0] == 2'}}").await, @"`json[0] == 2` does not hold");
+        assert!(run(&world, "{run: 'echo [1]', expect: {json: 'json[0] == 1', stdout_matches: '1'}}").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stopped_script_has_an_unknown_end_unless_it_finished() {
+        let world = world();
+        world.context.cancel.cancel();
+        let error = run(&world, "run: sleep 1000").await.unwrap_err();
+        assert_eq!((error.kind, error.aftermath), (ErrorKind::Cancelled, Aftermath::Unknown));
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_runs() {
+        let refused = |yaml: &str| try_action::<Shell>(yaml).unwrap_err();
+        insta::assert_snapshot!(refused("{dir: .}"), @"`shell` needs `run` (a script) or `argv` (a program and its arguments)");
+        insta::assert_snapshot!(refused("{run: x, argv: [x]}"), @"`run` and `argv` exclude each other");
+        insta::assert_snapshot!(refused("{argv: []}"), @"`argv` needs at least the program");
+        insta::assert_snapshot!(refused("{argv: [x], shell: bash}"), @"`argv` runs without a shell: remove `shell`, or write a script under `run`");
+        insta::assert_snapshot!(refused("{run: x, expect: {stdout_matches: '('}}"), @"`(` is not a regular expression: unclosed group");
+        let found = |yaml: &str| problems(&action::<Shell>(yaml)).join("; ");
+        insta::assert_snapshot!(found("run: 'deploy {{ params.version }}'"), @"`{{ params.version }}` stands in a script, whose text is not templated");
+        insta::assert_snapshot!(found("{run: x, env: {'A B': y}}"), @"`A B` is not a name of an environment variable");
+        assert_eq!(found("run: docker ps --format '{{.Names}} {{ json .ID }}'"), "");
+    }
+
+    #[test]
+    fn the_plan_shows_the_command_and_no_secret() {
+        let world = world();
+        let shown = |yaml: &str| {
+            let description = action::<Shell>(yaml).describe(&world.context.values);
+            [vec![description.summary], description.details].concat().join("\n")
+        };
+        insta::assert_snapshot!(shown("{argv: [deploy, '{{ params.name }}', '{{ steps.x.value }}'], dir: app}"), @r"
+        deploy 'a b; exit 9' '{{ steps.x.value }}'
+        in app
+        ");
+        insta::assert_snapshot!(shown("run: |\n  # ship it\n  deploy --prod\n  check\nenv: {TOKEN: '{{ secrets.token }}'}\nexpect: {stdout_matches: Ready, exit_code: [0, 2]}"), @r"
+        deploy --prod
+        # ship it
+        deploy --prod
+        check
+        TOKEN={{ secrets.token }}
+        expects exit code 0 or 2
+        expects `Ready` in standard output
+        ");
+    }
+}
