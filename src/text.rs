@@ -47,32 +47,6 @@ impl Style {
     pub const PLAIN: Self = Self { color: false, width: None };
 }
 
-/// `--color`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless `NO_COLOR` is set; elsewhere with `FORCE_COLOR`.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl ColorChoice {
-    /// Whether to use colours on a stream. `NO_COLOR` and `FORCE_COLOR` count when they are
-    /// not empty, `FORCE_COLOR=0` means no; `NO_COLOR` wins over `FORCE_COLOR`.
-    pub fn on(self, is_terminal: bool, no_color: Option<&str>, force_color: Option<&str>) -> bool {
-        let set = |variable: Option<&str>| variable.is_some_and(|value| !value.is_empty());
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto if set(no_color) || force_color == Some("0") => false,
-            Self::Auto => is_terminal || set(force_color),
-        }
-    }
-}
-
 /// One line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Line {
@@ -304,18 +278,6 @@ pub fn shell_word(word: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn colours_follow_the_flag_then_the_variables_then_the_stream() {
-        let auto = ColorChoice::Auto;
-        assert!(auto.on(true, None, None) && !auto.on(false, None, None));
-        assert!(!auto.on(true, Some("1"), None), "NO_COLOR");
-        assert!(auto.on(true, Some(""), None), "an empty NO_COLOR is none");
-        assert!(auto.on(false, None, Some("1")), "FORCE_COLOR");
-        assert!(!auto.on(true, None, Some("0")), "FORCE_COLOR=0");
-        assert!(!auto.on(true, Some("1"), Some("1")), "NO_COLOR wins");
-        assert!(ColorChoice::Always.on(false, Some("1"), None) && !ColorChoice::Never.on(true, None, Some("1")));
-    }
 
     #[test]
     fn nothing_in_a_line_is_obeyed_by_a_terminal() {
