@@ -6,7 +6,9 @@
 pub mod event;
 pub mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Event, EventKind, Operator, Outcome, Pause, Phase, Resolution, RunHeader, RunStatus, Selection, SkipCause, StepRecord};
 pub use state::{IllegalEvent, RunPhase, RunState, StepProgress, StepState};
-pub use store::{Damage, Journal, JournalError, RunSummary};
+pub use store::{Damage, Journal, JournalError};

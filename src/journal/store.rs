@@ -83,14 +83,6 @@ pub struct Damage {
     pub reason: String,
 }
 
-/// A run in a list.
-#[derive(Debug, Clone)]
-pub struct RunSummary {
-    /// The run's id.
-    pub run: String,
-    /// Its state.
-    pub state: RunState,
-}
 
 /// The journal file.
 #[derive(Debug)]
