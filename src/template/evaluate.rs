@@ -8,8 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::parse::{Expression, Message, Part, Setting, Template};
-use super::values::{Values, row_value};
-use crate::outcome::Column;
+use super::values::Values;
 
 /// Enough for any honest expression, and an end to a runaway one.
 const FUEL: u64 = 1_000_000;
@@ -50,15 +49,6 @@ impl Values {
             ValueKind::Bool => Ok(value.is_true()),
             _ => Err(failed(format!("it gives {value}, not true or false"))),
         }
-    }
-
-    /// A decision about one row, whose columns are names of their own.
-    pub fn test_row(&self, expression: &Expression, columns: &[Column], row: &[Json]) -> Result<bool, TemplateError> {
-        let mut values = self.clone();
-        for (column, cell) in columns.iter().zip(row) {
-            values = values.with(&column.name, super::values::cell(cell, &column.type_name));
-        }
-        values.with("row", row_value(columns, row)).test(expression)
     }
 
     /// A template's value: of a single placeholder with its type, otherwise text.
@@ -124,14 +114,14 @@ pub fn plain(value: &Json) -> String {
     }
 }
 
-fn reason(error: &Error) -> String {
+pub(super) fn reason(error: &Error) -> String {
     match error.kind() {
         ErrorKind::UndefinedError => error.detail().map_or_else(|| "it reads something that is not defined here".into(), ToOwned::to_owned),
         kind => error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")),
     }
 }
 
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -165,7 +155,7 @@ mod tests {
 
     use super::super::StepResults;
     use super::*;
-    use crate::outcome::StepResult;
+    use crate::outcome::{Column, StepResult};
     use crate::source::{Span, Spanned};
 
     fn expression(text: &str) -> Expression {
@@ -198,19 +188,23 @@ mod tests {
     }
 
     #[test]
-    fn numeric_text_compares_as_a_number() {
-        let columns = [Column { name: "total".into(), type_name: "numeric".into() }];
-        assert_eq!(values().test_row(&expression("total > 9"), &columns, &[json!("10.50")]), Ok(true));
-    }
-
-    #[test]
     fn shortened_rows_are_not_readable() {
         let results = StepResults::default();
         let columns = vec![Column { name: "n".into(), type_name: "int8".into() }];
-        results.insert("a", "done", &StepResult { columns, rows: vec![vec![json!(1)]], row_count: Some(2), ..StepResult::default() });
+        results.insert(
+            "a",
+            "done",
+            &StepResult { columns: columns.clone(), rows: vec![vec![json!(1)]], row_count: Some(2), ..StepResult::default() },
+        );
         let values = Values::new().with("steps", results.value());
         assert!(values.evaluate(&expression("steps.a.rows")).is_err());
         assert_eq!(values.evaluate(&expression("steps.a.row_count")), Ok(json!(2)));
+        results.insert(
+            "c",
+            "done",
+            &StepResult { columns: columns.clone(), rows: vec![vec![json!(7)]], row_count: Some(1), ..StepResult::default() },
+        );
+        assert_eq!(values.evaluate(&expression("steps.c.rows[0].n")), Ok(json!(7)));
         assert!(values.evaluate(&expression("steps.b.value")).is_err());
     }
 

@@ -7,9 +7,11 @@
 
 mod evaluate;
 mod parse;
+mod row;
 mod values;
 
 pub use evaluate::{TemplateError, plain};
 pub(crate) use parse::placeholder;
 pub use parse::{Expression, Message, Part, Place, Reference, Setting, Template};
+pub use row::{RowTest, RowVerdict};
 pub use values::{StepResults, Values, with_result};

@@ -99,7 +99,9 @@ fn step_fields(status: &str, result: &StepResult) -> HashMap<String, Value> {
 
 /// A row as a map from column name to value.
 pub(super) fn row_value(columns: &[Column], row: &[Json]) -> Value {
-    columns.iter().zip(row).map(|(column, value)| (column.name.as_str(), cell(value, &column.type_name))).collect()
+    let cells = columns.iter().zip(row).map(|(column, value)| (column.name.clone(), cell(value, &column.type_name)));
+    // Collected into a `Value` directly, it would become a list of pairs.
+    Value::from(cells.collect::<HashMap<String, Value>>())
 }
 
 /// Numbers with many digits travel as text; expressions compare them as numbers.
