@@ -9,6 +9,7 @@
 //! chooses exit codes; nothing but a [`plan::Plan`] can be executed; every change of
 //! state is a [`journal::Event`]; no work starts after a failed journal write.
 
+pub mod action;
 pub mod clock;
 pub mod diagnostic;
 pub mod outcome;

@@ -10,6 +10,7 @@ pub mod check;
 pub mod confirm;
 mod context;
 mod exchange;
+pub mod expect;
 pub mod http;
 mod inspection;
 mod json_template;

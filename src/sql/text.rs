@@ -24,7 +24,8 @@ use crate::template::Expression;
 pub struct SqlText {
     /// As written.
     pub written: Spanned<String>,
-    statements: Result<Vec<BoundStatement>, Vec<SqlProblem>>,
+    statements: Vec<BoundStatement>,
+    problems: Vec<SqlProblem>,
 }
 
 /// One statement as it is sent.
@@ -65,25 +66,28 @@ impl SqlText {
             });
         }
         problems.sort_by_key(|problem| problem.range.start);
-        Self { statements: if problems.is_empty() { Ok(statements) } else { Err(problems) }, written }
+        Self { written, statements, problems }
     }
 
     /// The statements in order, at least one; or why the text cannot be used.
     pub fn statements(&self) -> Result<&[BoundStatement], &[SqlProblem]> {
-        match &self.statements {
-            Ok(statements) => Ok(statements),
-            Err(problems) => Err(problems),
-        }
+        if self.problems.is_empty() { Ok(&self.statements) } else { Err(&self.problems) }
     }
 
     /// Everything that is wrong with the text.
     pub fn problems(&self) -> &[SqlProblem] {
-        self.statements.as_ref().err().map_or(&[], Vec::as_slice)
+        &self.problems
+    }
+
+    /// The statements nothing is wrong with, also when the text as a whole cannot be used.
+    pub fn sound_statements(&self) -> impl Iterator<Item = &BoundStatement> {
+        let inside = |problem: &SqlProblem, range: &Range<usize>| problem.range.start < range.end && range.start < problem.range.end;
+        self.statements.iter().filter(move |statement| !self.problems.iter().any(|problem| inside(problem, &statement.range)))
     }
 
     /// What all placeholders hold; their references' ranges count in the text.
     pub fn expressions(&self) -> impl Iterator<Item = &Expression> {
-        self.statements.iter().flatten().flat_map(|statement| &statement.expressions)
+        self.statements.iter().flat_map(|statement| &statement.expressions)
     }
 }
 
@@ -99,10 +103,14 @@ impl BoundStatement {
         }
     }
 
-    /// The same for a position as PostgreSQL reports it: in characters, from 1.
-    pub fn origin_of_position(&self, position: usize) -> usize {
-        let offset = self.text.char_indices().nth(position.saturating_sub(1)).map_or(self.text.len(), |(offset, _)| offset);
-        self.origin(offset)
+    /// The same for a position in characters, from 0.
+    pub fn origin_of_character(&self, position: usize) -> usize {
+        self.origin(self.text.char_indices().nth(position).map_or(self.text.len(), |(offset, _)| offset))
+    }
+
+    /// Where the placeholder of a parameter begins; the first is 0.
+    pub fn placeholder(&self, parameter: usize) -> usize {
+        self.pieces.iter().filter(|piece| piece.placeholder).nth(parameter).map_or(self.range.start, |piece| piece.written)
     }
 }
 
@@ -351,9 +359,9 @@ mod tests {
             let offset = statement.text.find(word).expect("is there");
             assert_eq!(statement.origin(offset), text.rfind(word).expect("is there"), "{word}");
         }
-        // PostgreSQL counts characters from 1.
-        let position = statement.text.chars().take_while(|c| *c != 'n').count() + 1;
-        assert_eq!(&text[statement.origin_of_position(position)..], "nonsense");
+        let position = statement.text.chars().take_while(|c| *c != 'n').count();
+        assert_eq!(&text[statement.origin_of_character(position)..], "nonsense");
+        assert!(text[statement.placeholder(1)..].starts_with("{{ params.b }}"));
         assert!(text[statement.origin(statement.text.find("$2").expect("is there") + 1)..].starts_with("{{ params.b }}"));
         assert_eq!(statement.origin(usize::MAX), text.len());
     }

@@ -1,0 +1,416 @@
+//! Running the statements: transactions, the ledger, cancellation, and where in the
+//! author's text an error belongs.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+
+use super::{Sql, Transaction};
+use crate::action::StepContext;
+use crate::action::expect::{Observed, Prepared, RowWatch};
+use crate::outcome::{Aftermath, Column, ErrorKind, StepError, StepResult};
+use crate::source::Span;
+use crate::sql::{BoundStatement, Kind, SqlText};
+use crate::target::{Access, Canceller, Executed, LedgerMode, Notice, RowSink, Session, SessionSettings, Statement, TargetError};
+use crate::template::plain;
+use crate::text::count;
+use crate::yaml::span_within;
+
+/// How often a cancel request is repeated: one that comes just before a statement
+/// begins has no effect.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+/// How long the backend of a lost COMMIT may take to end.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(sql: &Sql, context: &StepContext) -> Result<StepResult, StepError> {
+    let connection = context.connection(sql.fields.connection.as_ref().map(|name| name.value.as_str()))?;
+    let prepared = sql.expectations().map(|expectations| expectations.prepare(&context.values)).transpose()?;
+    let work = Work {
+        sql,
+        context,
+        connection,
+        statements: sql.statements()?,
+        binds: binds(sql.statements()?, context)?,
+        prepared,
+        ledger: sql.keeps_ledger() && sql.throws().is_none() && context.targets.ledger_mode(connection)? == LedgerMode::Target,
+    };
+    let mut session = work.connect(&settings(sql, context)?).await?;
+    let (sender, notices) = unbounded_channel();
+    session.forward_notices(sender);
+    let (outcome, ()) = tokio::join!(work.run(session), show(notices, context));
+    outcome
+}
+
+/// NOTICEs become output as they come, until the session is given back.
+async fn show(mut notices: UnboundedReceiver<Notice>, context: &StepContext) {
+    while let Some(notice) = notices.recv().await {
+        context.output.note(&notice.to_string());
+    }
+}
+
+/// All values, before anything runs: a missing one must not be noticed halfway.
+fn binds(statements: &[BoundStatement], context: &StepContext) -> Result<Vec<Vec<Value>>, StepError> {
+    let values = |statement: &BoundStatement| statement.expressions.iter().map(|expression| context.values.evaluate(expression)).collect();
+    Ok(statements.iter().map(values).collect::<Result<_, _>>()?)
+}
+
+fn settings(sql: &Sql, context: &StepContext) -> Result<SessionSettings, StepError> {
+    let mut settings = context.session.clone();
+    if let Some(timeout) = &sql.fields.lock_timeout {
+        settings.lock_timeout = Some(context.values.setting(timeout)?.0);
+    }
+    if let Some(timeout) = &sql.fields.statement_timeout {
+        settings.statement_timeout = Some(context.values.setting(timeout)?.0);
+    }
+    Ok(settings)
+}
+
+/// One run of the action.
+struct Work<'a> {
+    sql: &'a Sql,
+    context: &'a StepContext,
+    connection: &'a str,
+    statements: &'a [BoundStatement],
+    binds: Vec<Vec<Value>>,
+    prepared: Option<Prepared<'a>>,
+    ledger: bool,
+}
+
+/// What the statements have done so far.
+struct Progress<'a> {
+    rows_affected: u64,
+    /// The last result that had columns.
+    rows: RowWatch<'a>,
+    columns: Vec<Column>,
+}
+
+impl<'a> Work<'a> {
+    async fn connect(&self, settings: &SessionSettings) -> Result<Session, StepError> {
+        tokio::select! {
+            biased;
+            () = self.context.cancel.cancelled() => Err(cancelled()),
+            session = self.context.targets.session(self.connection, &self.context.step, settings) => Ok(session?),
+        }
+    }
+
+    async fn run(&self, mut session: Session) -> Result<StepResult, StepError> {
+        match (self.sql.writes, self.sql.transaction()) {
+            (false, _) => self.query(&mut session).await,
+            (true, Transaction::Single) => self.in_transaction(&mut session).await,
+            (true, Transaction::None) => self.one_by_one(&mut session).await,
+        }
+    }
+
+    /// Reads; nothing is ever left behind.
+    async fn query(&self, session: &mut Session) -> Result<StepResult, StepError> {
+        let mut progress = self.nothing_yet();
+        let outcome = self.read(session, &mut progress).await;
+        let outcome = self.judged(outcome, &progress);
+        outcome.map_err(|error| error.aftermath(Aftermath::Unchanged))
+    }
+
+    async fn read(&self, session: &mut Session, progress: &mut Progress<'a>) -> Result<(), StepError> {
+        if self.statements.len() == 1 {
+            return self.statement(session, 0, Some(self.sql.isolation()), progress).await;
+        }
+        session.begin(Access::ReadOnly, self.sql.isolation()).await?;
+        let outcome = self.all(session, progress).await;
+        session.rollback().await;
+        outcome
+    }
+
+    /// Writes everything or nothing, together with its proof.
+    async fn in_transaction(&self, session: &mut Session) -> Result<StepResult, StepError> {
+        if self.ledger {
+            session.ensure_ledger().await?;
+            if let Some(result) = self.earlier_result(session).await? {
+                return Ok(result);
+            }
+        }
+        session.begin(Access::ReadWrite, self.sql.isolation()).await?;
+        let mut progress = self.nothing_yet();
+        let outcome = self.all(session, &mut progress).await;
+        let result = match self.judged(outcome, &progress) {
+            Ok(result) if self.sql.throws().is_none() => result,
+            other => {
+                session.rollback().await;
+                return other;
+            }
+        };
+        if let Err(error) = self.record(session, &result).await {
+            session.rollback().await;
+            return Err(error.into());
+        }
+        match session.commit().await {
+            Ok(()) => Ok(result),
+            Err(TargetError::CommitUnknown { pid, .. }) if self.ledger => self.resolve(pid, result).await,
+            Err(error) => Err(self.placed(error, self.statements.len().saturating_sub(1))),
+        }
+    }
+
+    /// What an earlier attempt whose end is not known has already committed.
+    async fn earlier_result(&self, session: &mut Session) -> Result<Option<StepResult>, StepError> {
+        if !self.context.uncertain && self.context.attempt <= 1 {
+            return Ok(None);
+        }
+        let found = session.ledger_find(&self.context.step).await?;
+        Ok(found.map(|stored| {
+            let mut result: StepResult = serde_json::from_value(stored).unwrap_or_default();
+            result.summary = if result.summary.is_empty() {
+                "committed by an earlier attempt".into()
+            } else {
+                format!("{} (committed by an earlier attempt)", result.summary)
+            };
+            result
+        }))
+    }
+
+    async fn record(&self, session: &mut Session, result: &StepResult) -> Result<(), TargetError> {
+        if !self.ledger {
+            return Ok(());
+        }
+        let stored = serde_json::to_value(result).map(|value| self.context.redactor.json(value)).unwrap_or_default();
+        session.ledger_record(&self.context.step, &stored).await
+    }
+
+    /// The connection broke in COMMIT: the ledger knows how that ended.
+    async fn resolve(&self, pid: i32, result: StepResult) -> Result<StepResult, StepError> {
+        self.context.output.note("the connection was lost during COMMIT; asking the ledger how it ended");
+        let asked = self.context.targets.resolve_commit(self.connection, &self.context.step, pid, RESOLVE_PATIENCE);
+        let found = tokio::select! {
+            biased;
+            found = asked => found.map_err(StepError::from),
+            () = self.context.cancel.cancelled() => Err(cancelled()),
+        };
+        match found {
+            Ok(Some(_)) => Ok(result),
+            Ok(None) => {
+                let mut error = StepError::new(
+                    ErrorKind::Connection,
+                    "the connection was lost during COMMIT, and the ledger shows that it was rolled back",
+                );
+                error.transient = true;
+                Err(error)
+            }
+            Err(error) => {
+                Err(StepError::new(ErrorKind::Connection, "the connection was lost during COMMIT, and how it ended could not be found out")
+                    .fact("because", error.message)
+                    .aftermath(Aftermath::Unknown))
+            }
+        }
+    }
+
+    /// Every statement commits by itself.
+    async fn one_by_one(&self, session: &mut Session) -> Result<StepResult, StepError> {
+        let mut progress = self.nothing_yet();
+        let mut done = 0;
+        let mut outcome = Ok(());
+        for index in 0..self.statements.len() {
+            outcome = self.statement(session, index, None, &mut progress).await.map_err(|error| self.left_behind(error, index));
+            if outcome.is_err() {
+                break;
+            }
+            done += 1;
+        }
+        let judged = self.judged(outcome, &progress);
+        judged.map_err(|error| if done == self.statements.len() { error.aftermath(Aftermath::Partial) } else { error })
+    }
+
+    /// What a failed statement outside of a transaction means for the world.
+    fn left_behind(&self, error: StepError, index: usize) -> StepError {
+        if error.aftermath == Aftermath::Unknown {
+            return error;
+        }
+        let statement = &self.statements[index].statement;
+        let begun_nothing = error.code.is_none() && error.kind == ErrorKind::Cancelled;
+        let whole = statement.transactional || begun_nothing;
+        let mut error = error.aftermath(if index == 0 && whole { Aftermath::Unchanged } else { Aftermath::Partial });
+        if matches!(statement.kind, Kind::CreateIndex { concurrently: true } | Kind::Reindex { concurrently: true }) {
+            error.hints.push(
+                "A failed build leaves an INVALID index behind: drop it with DROP INDEX CONCURRENTLY before the next attempt.".into(),
+            );
+        }
+        if index > 0 {
+            error = error.fact("in place", format!("the first {} of {} statements", index, self.statements.len()));
+        }
+        error
+    }
+
+    fn nothing_yet(&self) -> Progress<'a> {
+        Progress { rows_affected: 0, rows: self.watch(), columns: Vec::new() }
+    }
+
+    fn watch(&self) -> RowWatch<'a> {
+        RowWatch::new(self.sql.sample(), self.sql.expectations(), &self.context.values)
+    }
+
+    async fn all(&self, session: &mut Session, progress: &mut Progress<'a>) -> Result<(), StepError> {
+        for index in 0..self.statements.len() {
+            self.statement(session, index, None, progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one statement; `read`: in a read-only transaction of its own.
+    async fn statement(
+        &self,
+        session: &mut Session,
+        index: usize,
+        read: Option<Option<crate::target::Isolation>>,
+        progress: &mut Progress<'a>,
+    ) -> Result<(), StepError> {
+        if self.context.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let bound = &self.statements[index];
+        if self.statements.len() > 1 {
+            self.context.progress(format!("statement {} of {}: {}", index + 1, self.statements.len(), bound.statement.kind), None);
+        }
+        let statement = Statement { text: &bound.text, binds: &self.binds[index], writes: counts_rows(&bound.statement.kind) };
+        let canceller = session.canceller();
+        let mut watch = self.watch();
+        let mut sink = |columns: &[Column], row: Vec<Value>| watch.row(columns, row);
+        let rows: RowSink<'_> = &mut sink;
+        let executed: Executed = match read {
+            Some(isolation) => cancellable(&canceller, &self.context.cancel, session.read(&statement, isolation, rows)).await,
+            None => cancellable(&canceller, &self.context.cancel, session.execute(&statement, rows)).await,
+        }
+        .map_err(|error| self.placed(error, index))?;
+        progress.rows_affected += executed.rows_affected;
+        if !executed.columns.is_empty() {
+            progress.rows = watch;
+            progress.columns = executed.columns;
+        }
+        Ok(())
+    }
+
+    /// The result, if everything ran and is as expected.
+    fn judged(&self, outcome: Result<(), StepError>, progress: &Progress<'_>) -> Result<StepResult, StepError> {
+        if let Some(code) = self.sql.throws() {
+            return self.thrown(outcome, code);
+        }
+        outcome?;
+        let mut result = self.result(progress);
+        let Some(prepared) = &self.prepared else { return Ok(result) };
+        let observed = Observed { rows: &progress.rows, columns: &progress.columns, rows_affected: progress.rows_affected };
+        match prepared.judge(observed) {
+            Ok(findings) => {
+                result.findings = findings;
+                Ok(result)
+            }
+            Err(failure) => {
+                let span =
+                    failure.span.or_else(|| self.sql.fields.expect.as_ref().map(|expect| expect.span)).unwrap_or_else(|| self.sql.span());
+                Err(failure.error.at(self.context.sources.location(span)).with_result(result))
+            }
+        }
+    }
+
+    fn thrown(&self, outcome: Result<(), StepError>, expected: &str) -> Result<StepResult, StepError> {
+        let span = self.sql.fields.expect.as_ref().map_or_else(|| self.sql.span(), |expect| expect.span);
+        match outcome {
+            Ok(()) => Err(StepError::new(ErrorKind::Expectation, format!("expected an error of SQLSTATE {expected}, but everything ran"))
+                .at(self.context.sources.location(span))),
+            Err(error) => match &error.code {
+                Some(code) if error.kind != ErrorKind::Connection && code.starts_with(expected) => {
+                    let summary = format!("refused as expected: {code} {}", error.message);
+                    Ok(StepResult { summary, value: Some(Value::String(code.clone())), ..StepResult::default() })
+                }
+                _ => Err(error.fact("expected", format!("an error of SQLSTATE {expected}"))),
+            },
+        }
+    }
+
+    fn result(&self, progress: &Progress<'_>) -> StepResult {
+        let has_rows = !progress.columns.is_empty();
+        let mut result = StepResult {
+            value: progress.rows.first.clone(),
+            columns: progress.columns.clone(),
+            rows: progress.rows.rows.clone(),
+            row_count: has_rows.then_some(progress.rows.count),
+            rows_affected: self.sql.writes.then_some(progress.rows_affected),
+            ..StepResult::default()
+        };
+        result.summary = self.summary(&result);
+        result
+    }
+
+    /// The observed value in a few words.
+    fn summary(&self, result: &StepResult) -> String {
+        let changes = self.statements.iter().any(|statement| counts_rows(&statement.statement.kind));
+        match (&result.value, result.row_count) {
+            _ if self.sql.writes && changes => format!("{} affected", count(result.rows_affected.unwrap_or_default(), "row")),
+            (Some(Value::Null), Some(1)) if result.columns.len() == 1 => "NULL".into(),
+            (Some(value), Some(1)) if result.columns.len() == 1 => plain(value),
+            (_, Some(rows)) => count(rows, "row"),
+            _ => self.statements.last().map(|statement| statement.statement.kind.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// A target's error with its place in the author's text.
+    fn placed(&self, error: TargetError, index: usize) -> StepError {
+        let statement = &self.statements[index];
+        let offset = match &error {
+            TargetError::Sql(error) => match (error.position, error.bind) {
+                (Some(position), _) => statement.origin_of_character(position),
+                (None, Some(bind)) => statement.placeholder(bind),
+                (None, None) => statement.range.start,
+            },
+            TargetError::Bind { index: Some(bind), .. } => statement.placeholder(*bind),
+            _ => statement.range.start,
+        };
+        let mut error = StepError::from(error);
+        if let Some(text) = self.sql.text() {
+            error = error.at(self.context.sources.location(self.span(text, offset)));
+        }
+        if self.statements.len() > 1 {
+            error = error.fact("statement", format!("{} of {}: {}", index + 1, self.statements.len(), statement.statement.kind));
+        }
+        error
+    }
+
+    fn span(&self, text: &SqlText, offset: usize) -> Span {
+        let length = text.written[offset..].chars().next().map_or(0, char::len_utf8);
+        span_within(&self.context.sources, text.written.span, &text.written, offset..offset + length)
+    }
+}
+
+impl Sql {
+    fn throws(&self) -> Option<&str> {
+        self.expectations().and_then(|expectations| expectations.throws.as_ref()).map(|code| code.value.as_str())
+    }
+}
+
+/// Whether the server's count is one of rows written.
+fn counts_rows(kind: &Kind) -> bool {
+    matches!(kind, Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge | Kind::Copy | Kind::CreateTable)
+}
+
+/// Waits for a statement; when the step is cancelled, asks the server to stop it and
+/// then waits for its answer, which alone tells what became of it.
+async fn cancellable<T>(canceller: &Canceller, cancel: &CancellationToken, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        answer = &mut work => return answer,
+        () = cancel.cancelled() => {}
+    }
+    loop {
+        let request = async {
+            // A request that fails is made again.
+            let _ = canceller.cancel().await;
+            tokio::time::sleep(CANCEL_AGAIN).await;
+        };
+        tokio::select! {
+            biased;
+            answer = &mut work => return answer,
+            () = request => {}
+        }
+    }
+}
+
+fn cancelled() -> StepError {
+    StepError::new(ErrorKind::Cancelled, "stopped before the next statement")
+}
