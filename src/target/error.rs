@@ -69,8 +69,9 @@ pub enum TargetError {
         message: String,
         /// The server's code.
         sqlstate: Option<String>,
-        /// A transaction was open; the server has rolled it back or will.
-        in_transaction: bool,
+        /// A statement ran that commits by itself, and may have. Otherwise whatever was
+        /// under way is rolled back.
+        effect_unknown: bool,
     },
     /// The connection broke in a commit: only the ledger knows the outcome.
     #[error("the connection to `{connection}` was lost during COMMIT, so its outcome is not known yet")]
@@ -83,7 +84,7 @@ pub enum TargetError {
         message: String,
     },
     /// The role may not create or write the ledger.
-    #[error("role `{role}` may not keep the ledger in `{connection}`: {message}")]
+    #[error("role `{role}` may not write runbook's tables on `{connection}`: {message}")]
     LedgerForbidden {
         /// Its name.
         connection: String,
@@ -210,7 +211,7 @@ impl TargetError {
         match self {
             Self::Sql(error) => error.transient,
             Self::Connect { sqlstate, .. } => sqlstate.as_deref().is_none_or(is_transient),
-            Self::Lost { .. } => true,
+            Self::Lost { effect_unknown, .. } => !effect_unknown,
             _ => false,
         }
     }
@@ -236,7 +237,7 @@ impl TargetError {
 
     fn aftermath(&self) -> Aftermath {
         match self {
-            Self::CommitUnknown { .. } | Self::Lost { in_transaction: false, .. } => Aftermath::Unknown,
+            Self::CommitUnknown { .. } | Self::Lost { effect_unknown: true, .. } => Aftermath::Unknown,
             _ => Aftermath::Unchanged,
         }
     }

@@ -6,11 +6,14 @@
 
 mod error;
 mod identity;
+mod libpq;
 mod literal;
 mod notice;
 mod postgres;
 mod spec;
 mod sqlite;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +133,7 @@ impl Targets {
             let database = if spec.url.expose().starts_with("sqlite:") {
                 Database::Sqlite(Arc::new(sqlite::Database::new(run, spec)))
             } else {
-                Database::Postgres(Arc::new(postgres::Database::new(run, spec, variables.clone())))
+                Database::Postgres(Arc::new(postgres::Database::new(run, spec, variables)))
             };
             (name, database)
         };
@@ -231,6 +234,15 @@ impl Targets {
         match self.database(connection)? {
             Database::Postgres(database) => database.libpq_environment(step).map(Some),
             Database::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// Says goodbye on every connection that is not in use; the run lock ends with it.
+    pub async fn close(&self) {
+        for database in self.0.values() {
+            if let Database::Postgres(database) = database {
+                database.close().await;
+            }
         }
     }
 
