@@ -149,7 +149,7 @@ impl Targets {
     pub async fn session(&self, connection: &str, step: &str, settings: &SessionSettings) -> Result<Session, TargetError> {
         match self.database(connection)? {
             Database::Postgres(database) => {
-                Ok(Session(Kept::Postgres(Box::new(postgres::Database::session(database, step, settings).await?))))
+                Ok(Session(Kept::Postgres(Box::new(Box::pin(postgres::Database::session(database, step, settings)).await?))))
             }
             Database::Sqlite(database) => Ok(Session(Kept::Sqlite(Box::new(sqlite::Database::session(database, settings).await?)))),
         }
@@ -158,7 +158,7 @@ impl Targets {
     /// Who the target is, checked against what the playbook expects.
     pub async fn identity(&self, connection: &str) -> Result<Identity, TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => database.identity().await,
+            Database::Postgres(database) => Box::pin(database.identity()).await,
             Database::Sqlite(database) => database.identity().await,
         }
     }
@@ -174,7 +174,7 @@ impl Targets {
     /// Takes the lock `name` if it is free now, or becomes free within `patience`.
     pub async fn lock(&self, connection: &str, name: &str, holder: &LockHolder, patience: Duration) -> Result<LockOutcome, TargetError> {
         Ok(match self.database(connection)? {
-            Database::Postgres(database) => match database.lock(name, holder, patience).await? {
+            Database::Postgres(database) => match Box::pin(database.lock(name, holder, patience)).await? {
                 None => LockOutcome::Held(RunLock(Lock::Postgres(database.clone()))),
                 Some(other) => LockOutcome::HeldBy(other),
             },
@@ -188,7 +188,7 @@ impl Targets {
     /// Writes the environment's name into the target database.
     pub async fn stamp(&self, connection: &str, environment: &str) -> Result<(), TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => database.stamp(environment).await,
+            Database::Postgres(database) => Box::pin(database.stamp(environment)).await,
             Database::Sqlite(database) => database.stamp(environment).await,
         }
     }
@@ -196,7 +196,7 @@ impl Targets {
     /// Reads the stamp, whatever the playbook expects.
     pub async fn read_stamp(&self, connection: &str) -> Result<Stamp, TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => database.read_stamp().await,
+            Database::Postgres(database) => Box::pin(database.read_stamp()).await,
             Database::Sqlite(database) => database.read_stamp().await,
         }
     }
@@ -205,7 +205,7 @@ impl Targets {
     /// holds a transaction open. Sessions of this process do not count.
     pub async fn earlier_backend(&self, connection: &str, step: &str) -> Result<Option<Backend>, TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => database.earlier_backend(step).await,
+            Database::Postgres(database) => Box::pin(database.earlier_backend(step)).await,
             // A killed process's SQLite transaction dies with it.
             Database::Sqlite(_) => Ok(None),
         }
@@ -214,7 +214,7 @@ impl Targets {
     /// Ends a backend and waits until it is gone; `false`: it is still there after `patience`.
     pub async fn terminate(&self, connection: &str, pid: i32, patience: Duration) -> Result<bool, TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => database.terminate(pid, patience).await,
+            Database::Postgres(database) => Box::pin(database.terminate(pid, patience)).await,
             Database::Sqlite(_) => Ok(true),
         }
     }
@@ -224,7 +224,7 @@ impl Targets {
     /// `None`: the transaction was rolled back.
     pub async fn resolve_commit(&self, connection: &str, step: &str, pid: i32, patience: Duration) -> Result<Option<Value>, TargetError> {
         match self.database(connection)? {
-            Database::Postgres(database) => postgres::Database::resolve_commit(database, step, pid, patience).await,
+            Database::Postgres(database) => Box::pin(postgres::Database::resolve_commit(database, step, pid, patience)).await,
             Database::Sqlite(database) => sqlite::Database::resolve_commit(database, step).await,
         }
     }
@@ -259,7 +259,7 @@ impl RunLock {
     /// Makes sure that it is still held.
     pub async fn check(&self) -> Result<(), TargetError> {
         match &self.0 {
-            Lock::Postgres(database) => database.check_lock().await,
+            Lock::Postgres(database) => Box::pin(database.check_lock()).await,
             Lock::Sqlite(database) => database.check_lock(),
         }
     }
@@ -267,7 +267,7 @@ impl RunLock {
     /// Gives it back.
     pub async fn release(self) {
         match &self.0 {
-            Lock::Postgres(database) => database.release_lock().await,
+            Lock::Postgres(database) => Box::pin(database.release_lock()).await,
             Lock::Sqlite(database) => database.release_lock(),
         }
     }
@@ -284,7 +284,8 @@ enum Kept {
     Sqlite(Box<sqlite::Session>),
 }
 
-/// Calls the same method of either kind of session.
+/// Calls the same method of either kind of session. The futures behind are large
+/// (they may open connections), so callers box them: a step's task must fit on a stack.
 macro_rules! either {
     ($self:expr, $session:ident => $call:expr) => {
         match $self {
@@ -324,44 +325,44 @@ impl Session {
         isolation: Option<Isolation>,
         rows: RowSink<'_>,
     ) -> Result<Executed, TargetError> {
-        either!(&mut self.0, session => session.read(statement, isolation, rows).await)
+        either!(&mut self.0, session => Box::pin(session.read(statement, isolation, rows)).await)
     }
 
     /// Opens a transaction.
     pub async fn begin(&mut self, access: Access, isolation: Option<Isolation>) -> Result<(), TargetError> {
-        either!(&mut self.0, session => session.begin(access, isolation).await)
+        either!(&mut self.0, session => Box::pin(session.begin(access, isolation)).await)
     }
 
     /// Runs one statement; every row goes to `rows` as it arrives. Without an open
     /// transaction the statement commits by itself.
     pub async fn execute(&mut self, statement: &Statement<'_>, rows: RowSink<'_>) -> Result<Executed, TargetError> {
-        either!(&mut self.0, session => session.execute(statement, rows).await)
+        either!(&mut self.0, session => Box::pin(session.execute(statement, rows)).await)
     }
 
     /// Commits. A connection lost here gives [`TargetError::CommitUnknown`].
     pub async fn commit(&mut self) -> Result<(), TargetError> {
-        either!(&mut self.0, session => session.commit().await)
+        either!(&mut self.0, session => Box::pin(session.commit()).await)
     }
 
     /// Rolls back; a session that cannot is closed, which rolls back too.
     pub async fn rollback(&mut self) {
-        either!(&mut self.0, session => session.rollback().await);
+        either!(&mut self.0, session => Box::pin(session.rollback()).await);
     }
 
     /// Creates the ledger if it is missing; to be called outside of a transaction.
     pub async fn ensure_ledger(&mut self) -> Result<(), TargetError> {
-        either!(&mut self.0, session => session.ensure_ledger().await)
+        either!(&mut self.0, session => Box::pin(session.ensure_ledger()).await)
     }
 
     /// What this run has recorded for `step`, if its effect is in place.
     pub async fn ledger_find(&mut self, step: &str) -> Result<Option<Value>, TargetError> {
-        either!(&mut self.0, session => session.ledger_find(step).await)
+        either!(&mut self.0, session => Box::pin(session.ledger_find(step)).await)
     }
 
     /// Records `step` in the open transaction, and makes sure that the run lock is
     /// held until it commits.
     pub async fn ledger_record(&mut self, step: &str, result: &Value) -> Result<(), TargetError> {
-        either!(&mut self.0, session => session.ledger_record(step, result).await)
+        either!(&mut self.0, session => Box::pin(session.ledger_record(step, result)).await)
     }
 }
 
@@ -379,7 +380,7 @@ impl Canceller {
     /// Asks the server to stop; the statement then ends with [`TargetError::Cancelled`].
     pub async fn cancel(&self) -> Result<(), TargetError> {
         match &self.0 {
-            Cancel::Postgres(canceller) => canceller.cancel().await,
+            Cancel::Postgres(canceller) => Box::pin(canceller.cancel()).await,
             Cancel::Sqlite(canceller) => {
                 canceller.cancel();
                 Ok(())

@@ -165,12 +165,18 @@ pub fn code(error: &sqlx::Error) -> Option<&str> {
 pub fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+        sqlx::Error::Io(error) if is_hangup(error.kind()) => "the server closed the connection".to_owned(),
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => format!("TLS: {error}"),
         sqlx::Error::Protocol(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// The other side is gone; which of these the system reports is chance.
+fn is_hangup(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn refusal(error: &sqlx::Error, host: &Host) -> Refused {

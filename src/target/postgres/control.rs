@@ -46,7 +46,7 @@ impl Database {
 
     pub(super) async fn ask_once(&self, control: &mut Option<Control>, sql: &str) -> Result<TextRows, TargetError> {
         if control.is_none() {
-            *control = Some(self.open_control().await?);
+            *control = Some(Box::pin(self.open_control()).await?);
         }
         let Some(open) = control.as_mut() else { return Err(self.lost("the control connection is closed", None)) };
         let error = match tokio::time::timeout(PATIENCE, text_rows(&mut open.connection, sql)).await {

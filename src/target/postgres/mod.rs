@@ -203,7 +203,7 @@ impl Database {
     }
 
     async fn open(&self, application: &str) -> Result<(Connected, Identity, Stamp), TargetError> {
-        let connected = connect::open(self.parameters()?, application).await;
+        let connected = Box::pin(connect::open(self.parameters()?, application)).await;
         let mut connected = connected.map_err(|refused| TargetError::Connect {
             connection: self.spec.name.clone(),
             message: refused.message,

@@ -128,9 +128,10 @@ async fn results_do_not_depend_on_the_databases_settings() {
         &mut session,
         "SELECT interval '1 hour', timestamptz '2024-01-02 00:00:00+00', $1::bytea, 0.1::float8 + 0.2, $2",
         &[json!("\\x00"), json!("a\\'b")],
-    );
+    )
+    .await;
     assert_eq!(
-        found.await.unwrap(),
+        found.unwrap(),
         [[json!("01:00:00"), json!("2024-01-02 00:00:00+00"), json!("\\x00"), json!(0.30000000000000004), json!("a\\'b")]]
     );
 }
@@ -159,8 +160,8 @@ async fn values_take_the_type_the_statement_needs() {
         found.unwrap(),
         [[json!(7), binds[1].clone(), binds[2].clone(), binds[3].clone(), json!("2024-01-02 03:04:05+00"), json!(false), binds[6].clone()]]
     );
-    let found = rows(&mut session, "SELECT count(*) FROM t WHERE id = ANY ($1) AND doc @> $2", &[json!([1, 7]), json!({"k": []})]);
-    assert_eq!(found.await.unwrap(), [[json!(1)]]);
+    let found = rows(&mut session, "SELECT count(*) FROM t WHERE id = ANY ($1) AND doc @> $2", &[json!([1, 7]), json!({"k": []})]).await;
+    assert_eq!(found.unwrap(), [[json!(1)]]);
 }
 
 #[tokio::test]
@@ -198,7 +199,25 @@ async fn an_sql_error_tells_what_psql_would_tell() {
     let mut session = open(&targets, "errors").await;
     session.begin(Access::ReadWrite, None).await.unwrap();
     let error: StepError = run(&mut session, "INSERT INTO t VALUES (1)").await.unwrap_err().into();
-    insta::assert_snapshot!(serde_json::to_string_pretty(&error).unwrap(), @"");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&error).unwrap(), @r#"
+    {
+      "kind": "sql",
+      "message": "duplicate key value violates unique constraint \"t_pkey\"",
+      "facts": [
+        [
+          "DETAIL",
+          "Key (id)=(1) already exists."
+        ],
+        [
+          "constraint",
+          "t_pkey"
+        ]
+      ],
+      "code": "23505",
+      "aftermath": "unchanged",
+      "transient": false
+    }
+    "#);
     // What follows a failed statement is never committed.
     let error = sql(session.commit().await.unwrap_err());
     assert_eq!(error.code, "25P02");
@@ -339,7 +358,11 @@ async fn a_lock_timeout_names_who_held_the_lock() {
     let text = error.facts.iter().map(|(label, text)| format!("{label}: {text}")).collect::<Vec<_>>().join("\n");
     let text = text.replace(&format!("pid {}", holder.pid()), "pid 4711");
     let open_for = text.split("open for ").nth(1).and_then(|rest| rest.split(':').next()).unwrap();
-    insta::assert_snapshot!(format!("{} {}\n{}", error.code.unwrap(), error.message, text.replace(open_for, "2s")), @"");
+    insta::assert_snapshot!(format!("{} {}\n{}", error.code.unwrap(), error.message, text.replace(open_for, "2s")), @r#"
+    55P03 canceling statement due to lock timeout
+    CONTEXT: while updating tuple (0,1) in relation "t"
+    blocked by: pid 4711, application runbook/other/holder, user postgres, idle in transaction, transaction open for 2s: UPDATE t SET id = 2
+    "#);
 }
 
 #[tokio::test]
@@ -393,7 +416,11 @@ async fn a_role_that_may_not_keep_a_ledger_is_told_what_to_run() {
     let TargetError::LedgerForbidden { statements, .. } = error.clone() else { panic!("{error:?}") };
     let step: StepError = error.into();
     let text = format!("{}\n{}", step.message, step.hints.join("\n")).replace(&database, "DATABASE");
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r"
+    role `app_ledger` may not write runbook's tables on `main`: permission denied for database DATABASE
+    Let an administrator run once: CREATE SCHEMA runbook; CREATE TABLE runbook.ledger (run text, step text, result json NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now(), recorded_by text NOT NULL DEFAULT current_user, PRIMARY KEY (run, step)); GRANT USAGE ON SCHEMA runbook TO app_ledger; GRANT SELECT, INSERT ON runbook.ledger TO app_ledger;
+    Or set `ledger: none` on the connection; an interrupted write is then reported `unknown`.
+    ");
     // What it says is enough.
     server().psql(&database, &statements.join(" "));
     session.ensure_ledger().await.unwrap();
@@ -490,7 +517,8 @@ async fn an_earlier_backend_can_be_ended() {
     assert_eq!(now.earlier_backend("main", "s").await.unwrap(), None);
     let lost: StepError = run(&mut session, "SELECT 1").await.unwrap_err().into();
     assert!(lost.transient);
-    insta::assert_snapshot!(lost.message, @"");
+    // What follows is the server's last words or, where they came too late, the system's.
+    assert!(lost.message.starts_with("the connection to `main` was lost: "), "{}", lost.message);
 }
 
 fn holder(run: &str) -> LockHolder {
@@ -525,7 +553,7 @@ async fn a_dead_holders_lock_frees_itself_and_its_writes_are_refused() {
     let LockOutcome::HeldBy(other) = two.lock("main", "l", &holder("r2"), Duration::ZERO).await.unwrap() else { panic!("taken twice") };
     server().psql(&database, &format!("SELECT pg_terminate_backend({}, 5000)", other.backend.unwrap()));
     let LockOutcome::Held(_) = two.lock("main", "l", &holder("r2"), Duration::from_secs(20)).await.unwrap() else { panic!("still held") };
-    insta::assert_snapshot!(lock.check().await.unwrap_err(), @"");
+    insta::assert_snapshot!(lock.check().await.unwrap_err(), @"the run lock on `main` was lost: the connection that held it was lost");
     let error = session.ledger_record("s", &json!(1)).await.unwrap_err();
     assert!(matches!(error, TargetError::LockLost { .. }), "{error:?}");
 }
@@ -540,7 +568,8 @@ async fn a_new_holder_waits_for_commits_under_the_old_lock() {
     session.begin(Access::ReadWrite, None).await.unwrap();
     session.ledger_record("s", &json!(1)).await.unwrap();
     lock.release().await;
-    let mut second = Box::pin(two.lock("main", "l", &LockHolder { run: "r2".into(), ..holder("r2") }, Duration::ZERO));
+    let newcomer = holder("r2");
+    let mut second = Box::pin(two.lock("main", "l", &newcomer, Duration::ZERO));
     let taken = "EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND a.application_name LIKE 'runbook/r2/@%')";
     tokio::select! {
         early = &mut second => panic!("{early:?}"),
@@ -578,7 +607,16 @@ async fn the_wrong_target_is_refused_with_everything_that_differs() {
     let text = format!("{}\n{facts}\n{}", error.message, error.hints.join("\n"));
     let identifier = server().psql(&database, "SELECT system_identifier FROM pg_control_system()");
     let version = server().psql(&database, "SHOW server_version");
-    insta::assert_snapshot!(text.replace(&database, "DATABASE").replace(&identifier, "IDENTIFIER").replace(&version, "VERSION"), @"");
+    insta::assert_snapshot!(text.replace(&database, "DATABASE").replace(&identifier, "IDENTIFIER").replace(&version, "VERSION"), @r"
+    connection `main` is not the expected target
+    database: expected stock_audit, found DATABASE
+    role: expected standby, found primary
+    version: expected 99 or newer, found VERSION
+    system identifier: expected 1, found IDENTIFIER
+    user: expected deploy, found postgres
+    environment: expected `production`, found not stamped
+    If DATABASE really is production, say so once: runbook stamp production
+    ");
 }
 
 #[tokio::test]
@@ -612,7 +650,7 @@ async fn a_copy_of_a_stamped_database_does_not_pass_for_it() {
     let mut restored = spec(&server().url("postgres", &copy));
     restored.environment = Some("production".into());
     let error: StepError = targets_of("r1", restored).identity("main").await.unwrap_err().into();
-    insta::assert_snapshot!(error.facts[0].1, @"");
+    insta::assert_snapshot!(error.facts[0].1, @"expected `production`, found `production`, stamped into another database and restored here from its dump");
 }
 
 #[test]
