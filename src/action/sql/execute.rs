@@ -155,7 +155,7 @@ impl<'a> Work<'a> {
         if !self.context.uncertain && self.context.attempt <= 1 {
             return Ok(None);
         }
-        let found = session.ledger_find(&self.context.step).await?;
+        let found = session.ledger_find(&self.context.ledger_key).await?;
         Ok(found.map(|stored| {
             let mut result: StepResult = serde_json::from_value(stored).unwrap_or_default();
             result.summary = if result.summary.is_empty() {
@@ -172,13 +172,13 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let stored = serde_json::to_value(result).map(|value| self.context.redactor.json(value)).unwrap_or_default();
-        session.ledger_record(&self.context.step, &stored).await
+        session.ledger_record(&self.context.ledger_key, &stored).await
     }
 
     /// The connection broke in COMMIT: the ledger knows how that ended.
     async fn resolve(&self, pid: i32, result: StepResult) -> Result<StepResult, StepError> {
         self.context.output.note("the connection was lost during COMMIT; asking the ledger how it ended");
-        let asked = self.context.targets.resolve_commit(self.connection, &self.context.step, pid, RESOLVE_PATIENCE);
+        let asked = self.context.targets.resolve_commit(self.connection, &self.context.ledger_key, pid, RESOLVE_PATIENCE);
         let found = tokio::select! {
             biased;
             found = asked => found.map_err(StepError::from),
