@@ -92,7 +92,7 @@ pub fn main() -> i32 {
         }
     };
     if let Command::Guard { marker } = &cli.command {
-        crate::process::guard::watch(marker);
+        let _ = crate::process::guard::watch(marker);
         return Exit::Done.code();
     }
     let settings = session::Settings::new(&cli.global);

@@ -67,13 +67,15 @@ pub(super) async fn operate(
     settings: &Settings,
 ) -> Result<Exit, Failure> {
     settings.start_tracing();
-    let style = report::Style {
+    let prompter = report::prompter(!operating.json, settings.color_on_stderr);
+    let options = report::Options {
         color: settings.color_on_stdout,
         quiet: settings.quiet,
         verbose: settings.verbose > 0,
+        command: settings.command(),
+        asks: prompter.interactive(),
     };
-    let mut observer: Box<dyn Observer> = if operating.json { report::json() } else { report::for_stdout(style) };
-    let prompter = report::prompter(!operating.json);
+    let mut observer: Box<dyn Observer> = if operating.json { report::json() } else { report::for_stdout(options, settings.capable_terminal) };
     if operating.step && !prompter.interactive() {
         return Err(Failure::usage("--step needs a terminal to ask at"));
     }

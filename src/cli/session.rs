@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub color_on_stderr: bool,
     pub variables: Variables,
     pub log: Option<String>,
+    /// The terminal can move its cursor.
+    pub capable_terminal: bool,
 }
 
 impl Settings {
@@ -40,6 +42,15 @@ impl Settings {
             color_on_stderr: color(std::io::stderr().is_terminal()),
             variables: Variables::new(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))),
             log: variable("RUST_LOG"),
+            capable_terminal: variable("TERM").is_some_and(|term| term != "dumb"),
+        }
+    }
+
+    /// How this program must be called to mean the same journal.
+    pub fn command(&self) -> String {
+        match &self.journal {
+            Some(path) if std::env::var_os("RUNBOOK_JOURNAL").is_none() => format!("runbook --journal {}", path.display()),
+            _ => "runbook".into(),
         }
     }
 
