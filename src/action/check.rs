@@ -34,10 +34,10 @@ impl Check {
     /// Whether it holds.
     pub async fn holds(&self, context: &StepContext) -> Result<bool, StepError> {
         let outcome = match self {
-            Self::Sql(sql) => sql.run(context).await,
-            Self::Http(http) => http.run(context).await,
-            Self::Shell(shell) => shell.run(context).await,
-            Self::IndexValid(name) => return index_valid(&context.values.text(name)?, context).await,
+            Self::Sql(sql) => Box::pin(sql.run(context)).await,
+            Self::Http(http) => Box::pin(http.run(context)).await,
+            Self::Shell(shell) => Box::pin(shell.run(context)).await,
+            Self::IndexValid(name) => return Box::pin(index_valid(&context.values.text(name)?, context)).await,
         };
         match outcome {
             Ok(_) => Ok(true),

@@ -150,7 +150,8 @@ macro_rules! registry {
                 match self { $(Self::$variant(action) => action.describe(values)),* }
             }
             async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
-                match self { $(Self::$variant(action) => action.run(context).await),* }
+                // Boxed, for the largest action's future would be every step's size.
+                match self { $(Self::$variant(action) => Box::pin(action.run(context)).await),* }
             }
         }
     };
