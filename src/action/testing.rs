@@ -61,8 +61,6 @@ impl World {
             redactor: redactor.clone(),
             live: None,
         });
-        // Waits like a guard but ends nobody: these runs end in order.
-        let guard = guard::Start { program: "/bin/sh".into(), arguments: ["-c", "read -r line"].map(Into::into).to_vec() };
         let (sender, requests) = mpsc::channel(100);
         let mut sources = Sources::default();
         sources.add(SourceFile::new("test.yaml", ""));
@@ -77,7 +75,7 @@ impl World {
             default_connection: None,
             session: SessionSettings::default(),
             directory: directory.path().to_owned(),
-            processes: Processes::new("run", [("PATH".into(), "/usr/bin:/bin".into())], guard),
+            processes: processes("/usr/bin:/bin"),
             output,
             cancel: CancellationToken::new(),
             clock: Clock::real(),
@@ -90,11 +88,22 @@ impl World {
         Self { _directory: directory, context, requests }
     }
 
+    /// Where child processes find programs.
+    pub(super) fn set_path(&mut self, path: &str) {
+        self.context.processes = processes(path);
+    }
+
     /// The step's log.
     pub(super) fn log(&self) -> String {
         let file = self.context.output.finish().file;
         file.map(|file| std::fs::read_to_string(file).unwrap()).unwrap_or_default()
     }
+}
+
+/// The guard waits like a real one but ends nobody: these runs end in order.
+fn processes(path: &str) -> Processes {
+    let guard = guard::Start { program: "/bin/sh".into(), arguments: ["-c", "read -r line"].map(Into::into).to_vec() };
+    Processes::new("run", [("PATH".into(), path.into())], guard)
 }
 
 /// A web server on this machine; it gives each request's text to `answer` and sends what

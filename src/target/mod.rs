@@ -13,7 +13,7 @@ mod postgres;
 mod spec;
 mod sqlite;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
