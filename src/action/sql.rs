@@ -331,4 +331,6 @@ fn known(expression: &Expression, values: &Values) -> String {
 }
 
 #[cfg(test)]
+mod postgres_tests;
+#[cfg(test)]
 mod tests;
