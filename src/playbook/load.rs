@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::{Playbook, Step, Undo, check, decode};
+use super::check::{self, Written};
+use super::{Playbook, Step, Undo, decode};
 use crate::action::{Action, Loader, Perform};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::source::{SourceError, SourceFile, SourceId, Sources, Span};
@@ -68,11 +69,12 @@ impl Reading {
                 return None;
             }
         };
-        let (playbook, problems) = decode::decode(&node);
-        self.diagnostics.extend(problems);
-        let mut playbook = playbook?;
+        let decoded = decode::decode(&node);
+        self.diagnostics.extend(decoded.diagnostics);
+        let mut playbook = decoded.playbook?;
         let files = self.load_files(&mut playbook, &directory);
-        self.diagnostics.extend(check::check(&playbook, &self.sources));
+        let written = Written { tree: &node, sources: &self.sources, complete: decoded.complete, included: !self.open.is_empty() };
+        self.diagnostics.extend(check::check(&playbook, &written));
         self.open.push(path);
         let included = self.included(&playbook, &directory);
         self.open.pop();
@@ -114,10 +116,11 @@ impl Reading {
     fn include(&mut self, path: &Path, span: Span) -> Option<Document> {
         if self.open.iter().any(|open| same_file(open, path)) {
             let circle: Vec<_> = self.open.iter().map(|open| open.display().to_string()).collect();
-            self.diagnostics.push(
-                Diagnostic::error("include-cycle", span, format!("{} includes itself", path.display()))
-                    .help(format!("the circle: {} → {}", circle.join(" → "), path.display())),
-            );
+            self.diagnostics.push(Diagnostic::error("include-cycle", span, format!("{} includes itself", path.display())).help(format!(
+                "the circle: {} → {}",
+                circle.join(" → "),
+                path.display()
+            )));
             return None;
         }
         if self.open.len() >= MAX_DEPTH {
@@ -128,7 +131,8 @@ impl Reading {
             Ok(file) => self.document(file),
             Err(error) => {
                 self.diagnostics.push(
-                    Diagnostic::error("file-not-readable", span, error.to_string()).help("file names are relative to the playbook that names them"),
+                    Diagnostic::error("file-not-readable", span, error.to_string())
+                        .help("file names are relative to the playbook that names them"),
                 );
                 None
             }

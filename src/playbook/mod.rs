@@ -6,16 +6,17 @@
 pub mod check;
 pub mod decode;
 pub mod load;
+mod reference;
 pub mod schema;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::action::{Action, Inspection, Perform};
 use crate::action::check::Check;
 use crate::action::confirm::Confirm;
 use crate::action::notify::Channel;
+use crate::action::{Action, Inspection, Perform};
 use crate::source::{Span, Spanned};
 use crate::template::{Expression, Setting, Template};
 use crate::units::{ByteSize, Duration};
@@ -272,7 +273,8 @@ pub struct StepSettings {
     /// The step's failure does not stop the steps that need it.
     #[serde(default)]
     pub continue_on_error: bool,
-    /// A gate in front of the step.
+    /// Asks a person first: a gate in front of the step, or the step itself when it has
+    /// no other action.
     #[serde(default)]
     pub confirm: Option<Confirm>,
     /// A check that tells whether the effect is in place.
@@ -371,7 +373,18 @@ impl Step {
     /// Names everything the step refers to: its action, its own keys and its undo.
     pub fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>) {
         const RESULT: &[&str] = &[
-            "value", "rows", "row_count", "rows_affected", "stdout", "stderr", "exit_code", "json", "http_status", "answer", "file", "status",
+            "value",
+            "rows",
+            "row_count",
+            "rows_affected",
+            "stdout",
+            "stderr",
+            "exit_code",
+            "json",
+            "http_status",
+            "answer",
+            "file",
+            "status",
         ];
         let settings = &self.settings;
         self.action.value.inspect(inspection);

@@ -1,6 +1,6 @@
 //! A tree as any serde type; errors carry the place of the node or key.
 
-use serde::de::value::StrDeserializer;
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
@@ -18,6 +18,15 @@ const SPANNED: &str = "$runbook::Spanned";
 /// Reads a tree as a type.
 pub fn from_node<T: DeserializeOwned>(node: &Node) -> Result<T, Box<Diagnostic>> {
     T::deserialize(NodeDeserializer(node)).map_err(|error| Box::new(error.into_diagnostic(node.span)))
+}
+
+/// Reads some entries of a mapping at `span` as a type.
+pub fn from_entries<'a, T: de::Deserialize<'a>>(
+    span: Span,
+    entries: impl IntoIterator<Item = &'a (Spanned<String>, Node)>,
+) -> Result<T, Box<Diagnostic>> {
+    let entries = Entries { entries: entries.into_iter(), value: None };
+    T::deserialize(MapAccessDeserializer::new(entries)).map_err(|error| Box::new(error.into_diagnostic(span)))
 }
 
 impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for Spanned<T> {
@@ -242,12 +251,12 @@ impl<'de> SeqAccess<'de> for Items<'de> {
     }
 }
 
-struct Entries<'de> {
-    entries: std::slice::Iter<'de, (Spanned<String>, Node)>,
+struct Entries<'de, I> {
+    entries: I,
     value: Option<&'de Node>,
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de, I: Iterator<Item = &'de (Spanned<String>, Node)>> MapAccess<'de> for Entries<'de, I> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {

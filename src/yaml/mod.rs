@@ -1,19 +1,21 @@
 //! YAML text to a tree that remembers places, and from there to types.
 //!
 //! Responsible for parsing within limits (depth, size, duplicate keys, no merge
-//! keys, no alias bombs), for deserialising a tree into any serde type with
-//! [`Spanned`] fields receiving their place, and for mapping bytes of a scalar's
-//! value back to the file. It does not know what a playbook is.
+//! keys, no alias bombs), for holding a tree against a schema, for deserialising it
+//! into any serde type with [`Spanned`] fields receiving their place, and for mapping
+//! bytes of a scalar's value back to the file. It does not know what a playbook is.
 
 mod deserialize;
 mod either;
 mod parse;
 mod scalar;
+mod structure;
 mod within;
 
-pub use deserialize::from_node;
+pub use deserialize::{from_entries, from_node};
 pub use either::Either;
 pub use parse::parse;
+pub use structure::{Leaf, Structure};
 pub use within::span_within;
 
 use crate::source::{Span, Spanned};
