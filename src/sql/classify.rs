@@ -162,7 +162,7 @@ pub fn classify(statement: &str) -> Statement {
         reads_only: reads_only(&words, verb, &kind),
         transactional: transactional(&words, &kind),
         transaction_control: transaction_control(&words, &kind),
-        takes_parameters: matches!(kind, Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge),
+        takes_parameters: takes_parameters(&words, &kind),
         tables: tables(&words, &kind),
         kind,
     }
@@ -379,6 +379,16 @@ fn body(literal: &str) -> &str {
     };
     let closing = if literal.starts_with('$') { opening } else { 1 };
     literal.get(opening..literal.len().saturating_sub(closing)).unwrap_or_default()
+}
+
+fn takes_parameters(words: &Words<'_>, kind: &Kind) -> bool {
+    match kind {
+        Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge => true,
+        // SQLite's backup takes an expression for the file's name.
+        Kind::Vacuum => words.is(1, "into") || words.is(2, "into"),
+        Kind::Other(label) => label == "ATTACH",
+        _ => false,
+    }
 }
 
 fn transaction_control(words: &Words<'_>, kind: &Kind) -> bool {

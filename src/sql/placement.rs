@@ -43,6 +43,7 @@ impl Around<'_> {
         let word = self.word(before);
         let earlier = self.before(before).map(|at| self.word(at)).unwrap_or_default();
         match word.as_str() {
+            "into" if self.is_vacuum() => None,
             "into" | "join" | "only" | "table" => name(&format!("behind {}, where a table is named", word.to_uppercase())),
             "update" if earlier.is_empty() => name("behind UPDATE, where a table is named"),
             "from" if earlier != "distinct" && !self.inside_function_with_from(before) => name("behind FROM, where a table is named"),
@@ -60,6 +61,12 @@ impl Around<'_> {
             }
             _ => None,
         }
+    }
+
+    /// SQLite's `VACUUM INTO` names a file by an expression.
+    fn is_vacuum(&self) -> bool {
+        let first = self.tokens.iter().position(|token| !token.kind.is_trivia());
+        first.is_some_and(|at| self.word(at) == "vacuum")
     }
 
     /// `$1` would run together with what stands next to it.

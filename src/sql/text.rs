@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(sent("SELECT {{ {'k': '}};'}.k }}::text"), [("SELECT $1::text".into(), vec!["{'k': '}};'}.k".into()])]);
         assert_eq!(sent("SELECT extract(day FROM {{ run.started_at }}), a IS DISTINCT FROM {{ params.a }} FROM t").len(), 1);
         assert_eq!(sent("SELECT a FROM t ORDER BY a + {{ params.a }}").len(), 1);
+        assert_eq!(sent("VACUUM INTO {{ params.file }}"), [("VACUUM INTO $1".into(), vec!["params.file".into()])]);
     }
 
     /// Each problem as a compiler would draw it.
