@@ -3,15 +3,19 @@
 //!
 //! Only here is the environment read, and only here are exit codes chosen.
 
+mod approve;
 mod error;
 mod exit;
+mod journal;
 mod journal_file;
-mod playbook_file;
+mod list;
 mod plan;
+mod playbook_file;
 mod resume;
 mod run;
 mod schema;
 mod session;
+mod show;
 mod stamp;
 mod validate;
 
@@ -74,6 +78,14 @@ enum Command {
     Validate(validate::Args),
     /// Print the JSON Schema of the playbook language, or its reference
     Schema(schema::Args),
+    /// List the runs of the journal
+    List(list::Args),
+    /// Show a run, or one of its steps with its output
+    Show(show::Args),
+    /// Answer a gate that waits
+    Approve(approve::Args),
+    /// Look after the journal
+    Journal(journal::Args),
     /// Write the environment's name into a target database, or read it
     Stamp(stamp::Args),
     /// Ends what a killed run left behind; started by runbook itself
@@ -112,6 +124,10 @@ fn dispatch(command: Command, settings: &session::Settings) -> Result<Exit, Fail
         Command::Schema(args) => schema::run(&args, settings),
         Command::Run(args) => session::block_on(run::run(&args, settings)),
         Command::Resume(args) => session::block_on(resume::run(&args, settings)),
+        Command::List(args) => session::block_on(list::run(&args, settings)),
+        Command::Show(args) => session::block_on(show::run(&args, settings)),
+        Command::Approve(args) => session::block_on(approve::run(&args, settings)),
+        Command::Journal(args) => session::block_on(journal::run(&args, settings)),
         Command::Stamp(args) => session::block_on(stamp::run(&args, settings)),
         Command::Guard { .. } => Ok(Exit::Done),
     }

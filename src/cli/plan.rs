@@ -21,6 +21,6 @@ pub(super) fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let plan = build_plan(&args.file, &args.inputs.inputs(settings, false)?)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     // A reader that has seen enough closes the pipe; that is no error.
-    let _ = render::terminal(&plan, settings.color_on_stdout, &mut out).and_then(|()| out.flush());
+    let _ = render::terminal(&plan, crate::report::style_for_stdout(settings.color_on_stdout), &mut out).and_then(|()| out.flush());
     Ok(Exit::Done)
 }

@@ -51,7 +51,7 @@ pub fn failure(failed: Failed<'_>, error: &StepError, style: Style) -> Vec<Line>
 }
 
 /// The same without the next commands: an attempt that was repeated, a finding.
-pub(crate) fn details(error: &StepError, style: Style) -> Vec<Line> {
+pub(super) fn details(error: &StepError, style: Style) -> Vec<Line> {
     let mut parts = cause(error, style);
     parts.extend(error.hints.iter().map(|hint| Field::text("hint", hint, style)));
     fields(&parts)
@@ -107,7 +107,9 @@ fn next(failed: Failed<'_>) -> Vec<Line> {
     let Failed { command, run, step, .. } = failed;
     vec![
         Line::new().then(Ink::Accent, format!("{command} show {run} {}", shell_word(step))).then(Ink::Plain, "  its attempts and output"),
-        Line::new().then(Ink::Accent, format!("{command} resume {run}")).then(Ink::Plain, "  tries again from here; what is done stays done"),
+        Line::new()
+            .then(Ink::Accent, format!("{command} resume {run}"))
+            .then(Ink::Plain, "  tries again from here; what is done stays done"),
     ]
 }
 
@@ -125,8 +127,12 @@ pub fn waiting(command: &str, run: &str, step: &str, prompt: &Prompt, agreed: &[
     let approve = format!("{command} approve {run} {}", shell_word(step));
     let yes = match &prompt.kind {
         PromptKind::Confirm => Line::new().then(Ink::Accent, &approve),
-        PromptKind::Type(text) => Line::new().then(Ink::Accent, format!("{approve} --text TEXT")).then(Ink::Plain, format!("  TEXT being exactly {text}")),
-        PromptKind::Observe { .. } => Line::new().then(Ink::Accent, format!("{approve} --text TEXT")).then(Ink::Plain, "  TEXT being what you see"),
+        PromptKind::Type(text) => {
+            Line::new().then(Ink::Accent, format!("{approve} --text TEXT")).then(Ink::Plain, format!("  TEXT being exactly {text}"))
+        }
+        PromptKind::Observe { .. } => {
+            Line::new().then(Ink::Accent, format!("{approve} --text TEXT")).then(Ink::Plain, "  TEXT being what you see")
+        }
     };
     let no = Line::new().then(Ink::Accent, format!("{approve} --decline")).then(Ink::Plain, "  to say no");
     let go_on = Line::new().then(Ink::Accent, format!("{command} resume {run}")).then(Ink::Plain, "  goes on after the answer");

@@ -10,6 +10,7 @@
 
 mod blocks;
 mod guard;
+mod history;
 mod json;
 mod narrator;
 mod plain;
@@ -24,14 +25,13 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use blocks::details;
 pub use blocks::{Failed, failure, waiting};
-pub(crate) use narrator::{instance, instance_title, waiting_steps};
 pub use guard::TerminalGuard;
+pub use history::History;
 pub use json::Json;
+pub use narrator::waiting_steps;
 pub use plain::Plain;
 pub use prompt::{TerminalPrompter, login_name};
-pub(crate) use summary::status;
 pub use summary::{Tally, next_commands};
 pub use terminal::Terminal;
 

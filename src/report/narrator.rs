@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Options;
 use super::blocks::{self, Failed, step_line};
+use super::history::agreed;
 use super::summary::{Tally, next_commands, status};
 use crate::journal::{Event, EventKind, Outcome, Pause, Resolution, RunPhase, RunState, StepState};
 use crate::outcome::{StepError, StepResult};
@@ -52,7 +53,11 @@ impl Narrator {
         lines.extend(state.header.targets.iter().map(|(name, identity)| Line::new().then(Ink::Dim, format!("  {name}: {identity}"))));
         if state.next_sequence > 1 {
             let tally = Tally::of(state);
-            lines.push(Line::plain(format!("  goes on: {} of {} settled, what is done stays done", tally.settled(), count(tally.total, "step"))));
+            lines.push(Line::plain(format!(
+                "  goes on: {} of {} settled, what is done stays done",
+                tally.settled(),
+                count(tally.total, "step")
+            )));
         }
         lines.push(Line::new());
         lines
@@ -171,8 +176,7 @@ impl Narrator {
         let Some(progress) = state.progress(step) else { return Vec::new() };
         let Some(prompt) = &progress.waiting else { return Vec::new() };
         let mut lines = vec![step_line(Ink::Warn, "WAITING", None, self.name(step), "")];
-        let agreed: Vec<String> = progress.answers.iter().filter(|answer| answer.accepted).map(|answer| answer.by.clone()).collect();
-        lines.extend(blocks::waiting(&self.options.command, &self.run, step, prompt, &agreed, style));
+        lines.extend(blocks::waiting(&self.options.command, &self.run, step, prompt, &agreed(progress), style));
         lines
     }
 
@@ -216,7 +220,7 @@ impl Narrator {
 }
 
 /// The name of one instance of a `for_each` step.
-pub(crate) fn instance_title(title: &str, index: usize, item: &Value) -> String {
+pub(super) fn instance_title(title: &str, index: usize, item: &Value) -> String {
     match item {
         Value::String(text) => format!("{title} [{text}]"),
         Value::Number(_) | Value::Bool(_) => format!("{title} [{item}]"),
@@ -225,7 +229,7 @@ pub(crate) fn instance_title(title: &str, index: usize, item: &Value) -> String 
 }
 
 /// Step and index of `step[3]`.
-pub(crate) fn instance(id: &str) -> Option<(&str, usize)> {
+pub(super) fn instance(id: &str) -> Option<(&str, usize)> {
     let (base, index) = id.strip_suffix(']')?.rsplit_once('[')?;
     Some((base, index.parse().ok()?))
 }
@@ -243,7 +247,9 @@ fn with_findings(line: Line, result: &StepResult, group: bool, style: Style) -> 
 fn findings(state: &RunState) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     for step in &state.header.steps {
-        if let StepState::Finished(Outcome::Done { result } | Outcome::AlreadyDone { result } | Outcome::Warned { result, .. }) = state.state_of(&step.id) {
+        if let StepState::Finished(Outcome::Done { result } | Outcome::AlreadyDone { result } | Outcome::Warned { result, .. }) =
+            state.state_of(&step.id)
+        {
             found.extend(result.findings.iter().map(|finding| (step.id.as_str(), finding.as_str())));
         }
     }
@@ -251,7 +257,7 @@ fn findings(state: &RunState) -> Vec<(&str, &str)> {
 }
 
 /// Steps and instances with an open question, in the order of the playbook.
-pub(crate) fn waiting_steps(state: &RunState) -> Vec<&str> {
+pub fn waiting_steps(state: &RunState) -> Vec<&str> {
     let mut waiting: Vec<&str> = state
         .steps
         .iter()

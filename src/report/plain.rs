@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::time::Duration;
 
-use super::{Options, Stopwatch};
 use super::narrator::{Narrator, SLOW};
+use super::{Options, Stopwatch};
 use crate::engine::{Ending, Observer};
 use crate::journal::{Event, EventKind, RunState};
 use crate::plan::Plan;

@@ -4,7 +4,7 @@ use crate::journal::{Outcome, Pause, Phase, RunPhase, RunState, RunStatus, StepS
 use crate::text::{Ink, Line, count, shell_word};
 
 /// How many steps ended how.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
     /// Their effect is in place.
     pub done: u64,
@@ -41,7 +41,9 @@ impl Tally {
                 StepState::Finished(Outcome::Failed { .. }) => tally.failed += 1,
                 StepState::Finished(Outcome::Skipped { .. }) => tally.skipped += 1,
                 StepState::Started => tally.unknown += 1,
-                StepState::Pending | StepState::Retrying if progress.is_some_and(|progress| progress.waiting.is_some()) => tally.waiting += 1,
+                StepState::Pending | StepState::Retrying if progress.is_some_and(|progress| progress.waiting.is_some()) => {
+                    tally.waiting += 1
+                }
                 StepState::Pending | StepState::Retrying if matches!(step.phase, Phase::OnFailure | Phase::OnSuccess) => tally.total -= 1,
                 StepState::Pending | StepState::Retrying => tally.not_run += 1,
             }
@@ -73,7 +75,7 @@ impl Tally {
 }
 
 /// The word for how a run stands, and its ink.
-pub(crate) fn status(phase: RunPhase) -> (Ink, &'static str) {
+pub(super) fn status(phase: RunPhase) -> (Ink, &'static str) {
     match phase {
         RunPhase::Running => (Ink::Accent, "running"),
         RunPhase::Paused(Pause::Waiting) => (Ink::Warn, "waiting"),
@@ -99,6 +101,8 @@ pub fn next_commands(command: &str, run: &str, state: &RunState) -> Vec<Line> {
         RunPhase::Paused(Pause::Failed) => vec![resume.then(Ink::Plain, "  tries again; what is done stays done")],
         // The waiting gates say it themselves.
         RunPhase::Paused(Pause::Waiting) => Vec::new(),
-        RunPhase::Finished(_) => vec![Line::new().then(Ink::Accent, format!("{command} show {run}")).then(Ink::Plain, "  every step, who confirmed what")],
+        RunPhase::Finished(_) => {
+            vec![Line::new().then(Ink::Accent, format!("{command} show {run}")).then(Ink::Plain, "  every step, who confirmed what")]
+        }
     }
 }

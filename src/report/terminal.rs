@@ -5,9 +5,9 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Options, Stopwatch};
 use super::narrator::{Narrator, SLOW};
 use super::screen::Screen;
+use super::{Options, Stopwatch};
 use crate::engine::{Ending, Observer};
 use crate::journal::{Event, EventKind, RunState};
 use crate::plan::Plan;

@@ -323,7 +323,8 @@ fn a_failing_run_quietly_and_verbosely() {
     "#);
     let (mut report, out, _) = plain(Options { verbose: true, ..options() });
     failing_run(&mut report);
-    let additional: Vec<String> = out.text().lines().filter(|line| line.starts_with("begins") || line.starts_with("expands")).map(Into::into).collect();
+    let additional: Vec<String> =
+        out.text().lines().filter(|line| line.starts_with("begins") || line.starts_with("expands")).map(Into::into).collect();
     insta::assert_snapshot!(additional.join("\n"), @"
     begins                No active session
     expands               Count rows → 2 instances
@@ -550,7 +551,8 @@ fn a_resumed_run_says_where_it_goes_on() {
     story.done("sessions", "0 rows").then(EventKind::StepStarted { step: "ship".into(), attempt: 1 });
     let (plan, mut state) = (plan(), story.state.clone());
     let operator = Operator { user: "bob".into(), host: "db1".into(), pid: 43 };
-    let resumed = Event { sequence: state.next_sequence, at: Timestamp::UNIX_EPOCH, kind: EventKind::RunResumed { operator, digest: None } };
+    let resumed =
+        Event { sequence: state.next_sequence, at: Timestamp::UNIX_EPOCH, kind: EventKind::RunResumed { operator, digest: None } };
     state.apply(&resumed).unwrap();
     let (mut report, out, _) = plain(options());
     report.begin(RUN, &plan, &state);

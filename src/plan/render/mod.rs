@@ -1,4 +1,6 @@
-//! stub
-use super::Plan;
-/// x
-pub fn terminal(_: &Plan, _: bool, _: &mut dyn std::io::Write) -> std::io::Result<()> { Ok(()) }
+//! How a plan looks before it is carried out. Only what is known beforehand is shown as
+//! a value; the rest stays the author's expression.
+
+mod terminal;
+
+pub use terminal::terminal;

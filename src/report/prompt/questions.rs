@@ -58,7 +58,11 @@ impl<'a> Dialogue<'a> {
             parts.push(Field::text("time", &format!("without an answer within {limit} it counts as no"), self.style));
         }
         if prompt.approvers > 1 {
-            parts.push(Field::text("approvals", &format!("{} different people must agree; you answer as {}", prompt.approvers, login_name()), self.style));
+            parts.push(Field::text(
+                "approvals",
+                &format!("{} different people must agree; you answer as {}", prompt.approvers, login_name()),
+                self.style,
+            ));
         }
         self.say(&fields(&parts));
         match &prompt.kind {
@@ -177,7 +181,10 @@ impl<'a> Dialogue<'a> {
 
     fn backend(&mut self, step: &str, description: &str) -> Option<bool> {
         self.heading(step, description);
-        self.choices(&[("w", "wait", "waits until it has ended on its own"), ("t", "terminate", "ends it on the server; what it has not committed is rolled back")]);
+        self.choices(&[
+            ("w", "wait", "waits until it has ended on its own"),
+            ("t", "terminate", "ends it on the server; what it has not committed is rolled back"),
+        ]);
         loop {
             match self.lines.line("  Wait for it? [w/t] ")?.to_lowercase().as_str() {
                 "w" | "wait" => return Some(false),
@@ -424,7 +431,8 @@ mod tests {
 
     #[test]
     fn an_earlier_backend_is_ended_only_on_request() {
-        let question = Question::Backend { step: "purge".into(), description: "pid 4711 still works on it, active for 12s: DELETE FROM scans".into() };
+        let question =
+            Question::Backend { step: "purge".into(), description: "pid 4711 still works on it, active for 12s: DELETE FROM scans".into() };
         let (reply, screen) = ask(&question, &["", "t"]);
         assert_eq!(reply, Some(Reply::Backend(true)));
         insta::assert_snapshot!(screen, @"
