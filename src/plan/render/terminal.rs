@@ -167,10 +167,12 @@ impl Drawing<'_> {
         }
         // The details hold the whole text where the summary is only its first line.
         let summary_within = description.details.iter().any(|line| line.contains(description.summary.trim_end_matches('…').trim_end()));
-        if !description.summary.is_empty() && !summary_within {
+        let summary_shown = !description.summary.is_empty() && !summary_within;
+        if summary_shown {
             lines.push(self.line(&description.summary).indented(2));
         }
-        lines.extend(description.details.iter().flat_map(|text| text.lines()).map(|text| self.line(text).indented(2)));
+        let indent = if summary_shown { 4 } else { 2 };
+        lines.extend(description.details.iter().flat_map(|text| text.lines()).map(|text| self.line(text).indented(indent)));
         lines.extend(fields(&self.conditions(step, index)));
         lines
     }
