@@ -88,7 +88,8 @@ async fn index_valid(name: &str, context: &StepContext) -> Result<bool, StepErro
         Kind::Sqlite => "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'index' AND name = $1",
     };
     let mut valid = false;
-    let mut see = |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| *value == Value::Bool(true) || *value == Value::from(1));
+    let mut see =
+        |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| *value == Value::Bool(true) || *value == Value::from(1));
     session.read(&Statement::query(query).with(&[name.into()]), None, &mut see).await?;
     Ok(valid)
 }
@@ -111,7 +112,9 @@ impl<'de> Deserialize<'de> for Check {
                     other => return Err(A::Error::unknown_field(other, KEYS)),
                 };
                 match map.next_key::<String>()? {
-                    Some(second) => Err(A::Error::custom(format!("exactly one check is allowed, but both `{key}` and `{second}` stand here"))),
+                    Some(second) => {
+                        Err(A::Error::custom(format!("exactly one check is allowed, but both `{key}` and `{second}` stand here")))
+                    }
                     None => Ok(check),
                 }
             }

@@ -49,7 +49,9 @@ impl From<Either<Message, Fields>> for Confirm {
     fn from(written: Either<Message, Fields>) -> Self {
         match written {
             Either::Scalar(message) => Self { message, type_to_confirm: None, timeout: None, approvers: None },
-            Either::Fields(Fields { message, type_to_confirm, timeout, approvers }) => Self { message, type_to_confirm, timeout, approvers },
+            Either::Fields(Fields { message, type_to_confirm, timeout, approvers }) => {
+                Self { message, type_to_confirm, timeout, approvers }
+            }
         }
     }
 }

@@ -170,9 +170,9 @@ impl StepContext {
     /// The name in [`StepContext::targets`] of the connection a step works on: the one it
     /// names, the only one, or `main`.
     pub fn connection(&self, named: Option<&str>) -> Result<&str, StepError> {
-        let name = named.or(self.default_connection.as_deref()).ok_or_else(|| {
-            StepError::new(ErrorKind::Connection, "the step names no connection and the playbook has no default one")
-        })?;
+        let name = named
+            .or(self.default_connection.as_deref())
+            .ok_or_else(|| StepError::new(ErrorKind::Connection, "the step names no connection and the playbook has no default one"))?;
         self.connections
             .get(name)
             .map(String::as_str)

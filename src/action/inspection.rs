@@ -71,7 +71,13 @@ impl<'a> Inspection<'a> {
         self.connections.push(name);
     }
 
-    fn add(&mut self, references: impl IntoIterator<Item = &'a Reference>, span: Span, place: Place, local: Option<&'static [&'static str]>) {
+    fn add(
+        &mut self,
+        references: impl IntoIterator<Item = &'a Reference>,
+        span: Span,
+        place: Place,
+        local: Option<&'static [&'static str]>,
+    ) {
         self.uses.extend(references.into_iter().map(|reference| Use { reference, span, place, local }));
     }
 }

@@ -47,7 +47,10 @@ impl Perform for Manual {
         let text = |message: &Message| values.message(message).unwrap_or_else(|_| message.text.value.clone());
         let mut details = vec![format!("asks: {}", text(&self.ask))];
         if let Some(expected) = &self.expect {
-            details.push(format!("goes on only when the answer is `{}`", values.text(expected).unwrap_or_else(|_| expected.text.value.clone())));
+            details.push(format!(
+                "goes on only when the answer is `{}`",
+                values.text(expected).unwrap_or_else(|_| expected.text.value.clone())
+            ));
         }
         Description { summary: text(&self.instruction), details }
     }

@@ -229,7 +229,7 @@ impl TargetError {
         match self {
             Self::Identity { .. } | Self::Pooled { .. } | Self::Configuration { .. } => ErrorKind::Identity,
             Self::Connect { .. } | Self::Lost { .. } | Self::CommitUnknown { .. } | Self::LockLost { .. } => ErrorKind::Connection,
-            Self::Sql(error) if error.code == "57014" => ErrorKind::Timeout,
+            Self::Sql(error) if matches!(error.code.as_str(), "57014" | "SQLITE_INTERRUPT") => ErrorKind::Timeout,
             Self::Sql(_) | Self::Bind { .. } | Self::LedgerForbidden { .. } => ErrorKind::Sql,
             Self::Cancelled { .. } => ErrorKind::Cancelled,
         }

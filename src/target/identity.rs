@@ -135,11 +135,11 @@ impl Stamp {
             Self::Environment(name) => (format!("`{name}`"), None),
             Self::Missing => (
                 "not stamped".to_owned(),
-                Some(format!("If {} really is {expected}, say so once: runbook stamp {expected}", identity.database)),
+                Some(format!("If {} really is {expected}, say so once: runbook stamp {expected} --url URL", identity.database)),
             ),
             Self::Foreign(name) => (
                 format!("`{name}`, stamped into another database and restored here from its dump"),
-                Some(format!("If {} really is {expected}, say so once: runbook stamp {expected}", identity.database)),
+                Some(format!("If {} really is {expected}, say so once: runbook stamp {expected} --url URL", identity.database)),
             ),
             Self::Unreadable => (
                 "not readable by this role".to_owned(),

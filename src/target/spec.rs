@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::outcome::Column;
 use crate::secret::Secret;
+use crate::sql;
 
 /// One resolved entry of `connections:`.
 #[derive(Debug, Clone)]
@@ -129,6 +130,11 @@ impl<'a> Statement<'a> {
     /// Gives it values.
     pub fn with(self, binds: &'a [Value]) -> Self {
         Self { binds, ..self }
+    }
+
+    /// Whether its result has columns even when it has no rows.
+    pub(super) fn is_query(&self) -> bool {
+        sql::classify(self.text).kind == sql::Kind::Select
     }
 }
 

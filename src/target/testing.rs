@@ -15,7 +15,15 @@ use crate::secret::Secret;
 pub struct Server {
     /// Directory of its socket.
     pub socket: PathBuf,
-    _alive: std::process::ChildStdin,
+    /// The shell; it acts when its standard input is closed.
+    guardian: std::process::Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.guardian.stdin.take());
+        let _ = self.guardian.wait();
+    }
 }
 
 /// Where the server's programs are.
@@ -59,9 +67,7 @@ pub fn start(settings: &[&str]) -> Server {
     for setting in [&["fsync=off", "listen_addresses=", "max_connections=200"], settings].concat() {
         shell.args(["-c", setting]);
     }
-    let mut child = shell.stdin(Stdio::piped()).spawn().unwrap();
-    let alive = child.stdin.take().unwrap();
-    let server = Server { socket: directory, _alive: alive };
+    let server = Server { socket: directory, guardian: shell.stdin(Stdio::piped()).spawn().unwrap() };
     let ready = |_: &u32| Command::new(programs().join("pg_isready")).arg("-q").arg("-h").arg(&server.socket).status().unwrap().success();
     let waited = (0..600).find(|attempt| {
         let answer = ready(attempt);

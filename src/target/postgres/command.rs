@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use crate::sql::classify;
 use crate::target::error::{SqlError, TargetError};
 use crate::target::literal::bound;
 use crate::target::spec::Statement;
@@ -24,12 +25,6 @@ pub struct Command {
     /// Where the values are, in characters.
     binds: Vec<Range<usize>>,
 }
-
-/// Words that begin a statement `PREPARE` takes.
-const PREPARABLE: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH"];
-
-/// Words that begin a statement whose result may have columns but no row.
-const QUERY: [&str; 4] = ["SELECT", "VALUES", "WITH", "TABLE"];
 
 impl Command {
     /// A command without an author's statement in it yet.
@@ -113,11 +108,14 @@ pub fn check(statement: &Statement<'_>) -> Result<(), TargetError> {
             hint: None,
         });
     }
-    let word = first_word(statement.text);
-    if !statement.binds.is_empty() && !PREPARABLE.contains(&word.as_str()) {
+    if statement.binds.is_empty() {
+        return Ok(());
+    }
+    let classified = classify(statement.text);
+    if !classified.takes_parameters {
         return Err(TargetError::Bind {
             index: None,
-            message: format!("{word} takes no values"),
+            message: format!("{} takes no values", classified.kind),
             hint: Some(
                 "PostgreSQL accepts values only in SELECT, INSERT, UPDATE, DELETE, MERGE and VALUES. \
                  Write the value into the statement, or have a DO block read it from a table."
@@ -136,66 +134,11 @@ fn holds_nul(value: &Value) -> bool {
     }
 }
 
-/// Whether a result without rows may still have columns worth asking for.
-pub fn may_have_columns(statement: &Statement<'_>) -> bool {
-    QUERY.contains(&first_word(statement.text).as_str())
-}
-
-/// The word a statement begins with, behind comments and parentheses, in capitals.
-fn first_word(statement: &str) -> String {
-    let mut rest = statement.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '(');
-    loop {
-        let after = if let Some(comment) = rest.strip_prefix("--") {
-            comment.split_once('\n').map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            after_block_comment(comment)
-        } else {
-            break;
-        };
-        rest = after.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '(');
-    }
-    let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
-    rest[..end].to_uppercase()
-}
-
-/// What follows a block comment; they nest.
-fn after_block_comment(mut rest: &str) -> &str {
-    let mut depth = 1;
-    while depth > 0 {
-        match (rest.find("/*"), rest.find("*/")) {
-            (Some(open), Some(close)) if open < close => {
-                depth += 1;
-                rest = &rest[open + 2..];
-            }
-            (_, Some(close)) => {
-                depth -= 1;
-                rest = &rest[close + 2..];
-            }
-            (_, None) => return "",
-        }
-    }
-    rest
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn the_first_word_is_found_behind_comments() {
-        let cases = [
-            ("select 1", "SELECT"),
-            ("  -- why\n\t(SELECT 1)", "SELECT"),
-            ("/* a /* nested */ b */update t set x = 1", "UPDATE"),
-            ("/* open", ""),
-            ("", ""),
-        ];
-        for (text, word) in cases {
-            assert_eq!(first_word(text), word, "{text}");
-        }
-    }
 
     #[test]
     fn values_travel_as_literals_of_an_execute() {

@@ -309,7 +309,7 @@ impl Session {
 
     /// A result without rows came without its columns; the server is asked for them.
     async fn add_columns(&mut self, statement: &Statement<'_>, executed: &mut Executed) -> Result<(), TargetError> {
-        if executed.row_count > 0 || !command::may_have_columns(statement) {
+        if executed.row_count > 0 || !statement.is_query() {
             return Ok(());
         }
         let Some(wire) = self.wire.as_mut() else { return Ok(()) };

@@ -173,7 +173,7 @@ async fn a_value_that_does_not_fit_is_named() {
     assert_eq!((error.code.as_str(), error.bind, error.position), ("22P02", Some(1), None));
     insta::assert_snapshot!(error.message, @r#"invalid input syntax for type integer: "many""#);
 
-    insta::assert_snapshot!(rows(&mut session, "  CREATE TABLE t AS SELECT $1", &[json!(1)]).await.unwrap_err(), @"CREATE takes no values");
+    insta::assert_snapshot!(rows(&mut session, "  CREATE TABLE t AS SELECT $1", &[json!(1)]).await.unwrap_err(), @"CREATE TABLE takes no values");
 
     insta::assert_snapshot!(rows(&mut session, "SELECT $1", &[json!("a\0b")]).await.unwrap_err(), @"value $1 contains a NUL character, which PostgreSQL cannot store");
 }
@@ -615,7 +615,7 @@ async fn the_wrong_target_is_refused_with_everything_that_differs() {
     system identifier: expected 1, found IDENTIFIER
     user: expected deploy, found postgres
     environment: expected `production`, found not stamped
-    If DATABASE really is production, say so once: runbook stamp production
+    If DATABASE really is production, say so once: runbook stamp production --url URL
     ");
 }
 
