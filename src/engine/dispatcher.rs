@@ -214,7 +214,7 @@ impl<'a> Dispatcher<'a> {
         let limit = if self.setup.step_by_step { 1 } else { self.setup.plan.max_parallel };
         let mut starting: Vec<(Task, StepTask)> = Vec::new();
         while self.halt.is_none() && !self.gates.asking_step() && self.running.len() < limit {
-            let Some(task) = self.scheduler.next() else { break };
+            let Some(task) = self.scheduler.next_task() else { break };
             match self.prepare(task) {
                 Ok(Some(step_task)) => {
                     self.running.insert(task, step_task.id.clone());

@@ -107,8 +107,7 @@ impl Template {
         if position < text.len() {
             parts.push(Part::Text(position..text.len()));
         }
-        if let Some(Part::Text(range)) = parts.iter().find(|part| matches!(part, Part::Text(range) if text[range.clone()].contains("{%"))) {
-            let _ = range;
+        if parts.iter().any(|part| matches!(part, Part::Text(range) if text[range.clone()].contains("{%"))) {
             return Err("`{% %}` may stand only in a message; here only `{{ value }}` is allowed".into());
         }
         Ok(Self { text, parts })
@@ -239,11 +238,11 @@ fn references(tokens: &[Spotted<'_>], offset: usize) -> Vec<Reference> {
             continue;
         };
         let follows = index.checked_sub(1).map(|before| &tokens[before].0);
-        let is_name = !WORDS.contains(name)
-            && !matches!(follows, Some(Token::Dot | Token::Pipe | Token::Ident("is")))
-            && !(matches!(follows, Some(Token::Ident("not"))) && index >= 2 && matches!(tokens[index - 2].0, Token::Ident("is")))
-            && !matches!(tokens.get(index + 1), Some((Token::Assign, _)))
-            && !matches!(tokens.get(index + 1), Some((Token::ParenOpen, _)));
+        let after = tokens.get(index + 1).map(|(token, _)| token);
+        let negated_test = matches!(follows, Some(Token::Ident("not"))) && index >= 2 && matches!(tokens[index - 2].0, Token::Ident("is"));
+        let is_part = matches!(follows, Some(Token::Dot | Token::Pipe | Token::Ident("is"))) || negated_test;
+        let is_keyword_or_call = matches!(after, Some(Token::Assign | Token::ParenOpen));
+        let is_name = !WORDS.contains(name) && !is_part && !is_keyword_or_call;
         let mut path = vec![(*name).to_owned()];
         let mut range = tokens[index].1.clone();
         index += 1;
