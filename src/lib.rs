@@ -9,12 +9,20 @@
 //! chooses exit codes; nothing but a [`plan::Plan`] can be executed; every change of
 //! state is a [`journal::Event`]; no work starts after a failed journal write.
 
+#![allow(clippy::result_large_err, reason = "a step's error is data for the journal, made once a step and never on a hot path")]
+
 pub mod action;
+pub mod cli;
 pub mod clock;
 pub mod diagnostic;
+pub mod engine;
+pub mod journal;
 pub mod outcome;
 pub mod output;
+pub mod plan;
+pub mod playbook;
 pub mod process;
+pub mod report;
 pub mod secret;
 pub mod source;
 pub mod sql;
@@ -23,9 +31,3 @@ pub mod template;
 pub mod text;
 pub mod units;
 pub mod yaml;
-pub mod cli;
-pub mod engine;
-pub mod journal;
-pub mod plan;
-pub mod playbook;
-pub mod report;

@@ -79,7 +79,11 @@ pub(super) fn findings(sources: &Sources, diagnostics: &[Diagnostic], color: boo
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if errors + warnings > 0 {
         let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        let parts: Vec<String> = [(errors, "error"), (warnings, "warning")].iter().filter(|(count, _)| *count > 0).map(|(count, word)| plural(*count, word)).collect();
+        let parts: Vec<String> = [(errors, "error"), (warnings, "warning")]
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| plural(*count, word))
+            .collect();
         text.push_str(&format!("\n{}\n", parts.join(", ")));
     }
     text
@@ -102,7 +106,11 @@ fn write_engine_error(out: &mut impl Write, error: &EngineError) -> std::io::Res
             let age = holder.age.map_or_else(String::new, |age| {
                 format!(", for {}", humantime::format_duration(std::time::Duration::from_secs(age.as_secs())))
             });
-            write_error(out, &format!("the lock `{name}` is held by {who}{backend}{age}"), &["nothing was changed; try again when it has ended".into()])
+            write_error(
+                out,
+                &format!("the lock `{name}` is held by {who}{backend}{age}"),
+                &["nothing was changed; try again when it has ended".into()],
+            )
         }
         EngineError::Target(error) => {
             let error = crate::outcome::StepError::from(error.clone());
@@ -111,9 +119,11 @@ fn write_engine_error(out: &mut impl Write, error: &EngineError) -> std::io::Res
             error.hints.iter().try_for_each(|hint| writeln!(out, "  {hint}"))?;
             writeln!(out, "  nothing was changed")
         }
-        EngineError::Journal(error) => {
-            write_error(out, &error.to_string(), &["nothing more was started; free some space or repair the journal's file, then `runbook resume`".into()])
-        }
+        EngineError::Journal(error) => write_error(
+            out,
+            &error.to_string(),
+            &["nothing more was started; free some space or repair the journal's file, then `runbook resume`".into()],
+        ),
         EngineError::System(error) => write_error(out, &error.to_string(), &[]),
     }
 }

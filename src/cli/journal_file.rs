@@ -9,7 +9,8 @@ use crate::journal::Journal;
 
 /// `$XDG_STATE_HOME/runbook/journal.db`.
 pub(super) fn default_path() -> Result<PathBuf, Failure> {
-    let base = etcetera::base_strategy::Xdg::new().map_err(|error| Failure::usage(format!("no place for the journal: {error}")).hint("name one with --journal FILE"))?;
+    let base = etcetera::base_strategy::Xdg::new()
+        .map_err(|error| Failure::usage(format!("no place for the journal: {error}")).hint("name one with --journal FILE"))?;
     let state = base.state_dir().unwrap_or_else(|| base.home_dir().join(".local/state"));
     Ok(state.join("runbook").join("journal.db"))
 }
@@ -24,6 +25,8 @@ pub(super) async fn find_run(journal: &mut Journal, wanted: &str) -> Result<Stri
     match matching.as_slice() {
         [one] => Ok((*one).clone()),
         [] => Err(Failure::usage(format!("there is no run `{wanted}`")).hint("`runbook list` shows all runs")),
-        several => Err(Failure::usage(format!("`{wanted}` could be {}", several.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ")))),
+        several => {
+            Err(Failure::usage(format!("`{wanted}` could be {}", several.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", "))))
+        }
     }
 }

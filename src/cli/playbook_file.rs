@@ -56,7 +56,8 @@ impl InputArgs {
 
 fn read_params(path: &Path) -> Result<Map<String, Value>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-    serde_yaml::from_str(&text).map_err(|error| Failure::usage(format!("{} holds no parameters: {error}", path.display())).hint("write one `name: value` a line"))
+    serde_yaml::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{} holds no parameters: {error}", path.display())).hint("write one `name: value` a line"))
 }
 
 pub(super) fn current_directory() -> Result<PathBuf, Failure> {

@@ -35,7 +35,9 @@ pub(super) async fn run(args: &Args, settings: &Settings) -> Result<Exit, Failur
     };
     let state = journal.load(&run).await?.ok_or_else(|| Failure::usage(format!("there is no run {run}")))?;
     if let RunPhase::Finished(_) = state.phase {
-        return Err(Failure::usage(format!("run {run} is over; there is nothing to go on with")).hint(format!("`runbook show {run}` shows it")));
+        return Err(
+            Failure::usage(format!("run {run} is over; there is nothing to go on with")).hint(format!("`runbook show {run}` shows it"))
+        );
     }
     let plan = build_plan(&shown_path(&state), &inputs(&state, settings))?;
     let directory = PathBuf::from(&state.header.directory);
@@ -58,7 +60,8 @@ async fn last_open(journal: &mut Journal) -> Result<String, Failure> {
 
 /// The same parameters, selection and directory as when the run began.
 fn inputs(state: &RunState, settings: &Settings) -> Inputs {
-    let given: Map<String, Value> = state.header.params.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let given: Map<String, Value> =
+        state.header.params.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect();
     Inputs {
         params: given,
         variables: settings.variables.clone(),

@@ -75,7 +75,8 @@ pub(super) async fn operate(
         command: settings.command(),
         asks: prompter.interactive(),
     };
-    let mut observer: Box<dyn Observer> = if operating.json { report::json() } else { report::for_stdout(options, settings.capable_terminal) };
+    let mut observer: Box<dyn Observer> =
+        if operating.json { report::json() } else { report::for_stdout(options, settings.capable_terminal) };
     if operating.step && !prompter.interactive() {
         return Err(Failure::usage("--step needs a terminal to ask at"));
     }

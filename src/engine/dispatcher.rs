@@ -77,7 +77,13 @@ pub(super) struct Dispatcher<'a> {
 impl<'a> Dispatcher<'a> {
     pub(super) fn new(setup: Setup<'a>, run: String, state: RunState, identities: BTreeMap<String, Identity>) -> Self {
         let results: Vec<StepResults> = setup.plan.scopes.iter().map(|_| StepResults::default()).collect();
-        let values = setup.plan.scopes.iter().zip(&results).map(|(scope, results)| scope_values(scope, results, &identities, &run, &state, &setup)).collect();
+        let values = setup
+            .plan
+            .scopes
+            .iter()
+            .zip(&results)
+            .map(|(scope, results)| scope_values(scope, results, &identities, &run, &state, &setup))
+            .collect();
         Self {
             scheduler: Scheduler::from_needs([], |_| true),
             values,
@@ -347,7 +353,15 @@ impl<'a> Dispatcher<'a> {
         })
     }
 
-    fn context(&self, step: &PlannedStep, id: &str, values: Values, attempt: u32, uncertain: bool, stop: &CancellationToken) -> StepContext {
+    fn context(
+        &self,
+        step: &PlannedStep,
+        id: &str,
+        values: Values,
+        attempt: u32,
+        uncertain: bool,
+        stop: &CancellationToken,
+    ) -> StepContext {
         let scope = &self.setup.plan.scopes[step.scope];
         StepContext {
             run: self.run.clone(),
@@ -413,7 +427,8 @@ impl<'a> Dispatcher<'a> {
         let values = &self.values[step.scope];
         let Some(instance) = task.instance else { return values.clone() };
         let items = self.state.progress(&step.id).and_then(|progress| progress.items.as_ref());
-        let item = items.and_then(|items| items.get(instance)).cloned().or_else(|| self.pending_item(&step.id, instance)).unwrap_or(Value::Null);
+        let item =
+            items.and_then(|items| items.get(instance)).cloned().or_else(|| self.pending_item(&step.id, instance)).unwrap_or(Value::Null);
         values.with_json(item_name(step), &item).with("index", instance)
     }
 
@@ -423,7 +438,6 @@ impl<'a> Dispatcher<'a> {
             _ => None,
         })
     }
-
 
     /// Makes the results of an earlier process's steps readable.
     fn remember_results(&mut self) {
@@ -547,7 +561,11 @@ impl<'a> Dispatcher<'a> {
         }
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let event = EventKind::StepFinished { step: task_id(step, task), attempt, outcome, duration_ms };
-        if step.needs_intent() || failed { self.record_urgent(event) } else { self.record(event) }
+        if step.needs_intent() || failed {
+            self.record_urgent(event)
+        } else {
+            self.record(event)
+        }
         match task.instance {
             None => self.scheduler.finished(task.step),
             Some(_) if self.scheduler.instance_finished(task.step) => self.finish_group(task.step),
@@ -566,7 +584,8 @@ impl<'a> Dispatcher<'a> {
         let plan = self.setup.plan.clone();
         let step = &plan.steps[index];
         let count = self.instance_count(&step.id);
-        let ends: Vec<Option<Outcome>> = (0..count).map(|index| self.state_with_pending(&format!("{}[{index}]", step.id)).cloned()).collect();
+        let ends: Vec<Option<Outcome>> =
+            (0..count).map(|index| self.state_with_pending(&format!("{}[{index}]", step.id)).cloned()).collect();
         let outcome = group_outcome(&ends);
         self.remember(step, &outcome);
         self.record_urgent(EventKind::StepFinished { step: step.id.clone(), attempt: 0, outcome, duration_ms: 0 });
@@ -760,11 +779,7 @@ fn scope_values(
         "user": state.header.operator.user,
         "host": state.header.operator.host,
     });
-    scope
-        .values
-        .with("steps", results.value())
-        .with("connections", TemplateValue::from(Serde(connections)))
-        .with_json("run", &run)
+    scope.values.with("steps", results.value()).with("connections", TemplateValue::from(Serde(connections))).with_json("run", &run)
 }
 
 fn connection_value(identity: &Identity) -> Value {
@@ -800,7 +815,9 @@ pub(super) fn describe(plan: &crate::plan::Plan, step: &PlannedStep, id: &str) -
             Some(crate::playbook::Undo::Action(action)) => {
                 format!("undo: {}", crate::action::Perform::describe(action, &plan.scopes[step.scope].values).summary)
             }
-            Some(crate::playbook::Undo::Irreversible(reason)) => format!("undo: irreversible{}", reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"))),
+            Some(crate::playbook::Undo::Irreversible(reason)) => {
+                format!("undo: irreversible{}", reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})")))
+            }
             None => "undo: none".into(),
         });
     }
@@ -819,7 +836,8 @@ fn group_outcome(ends: &[Option<Outcome>]) -> Outcome {
     let done = ends.iter().flatten().filter(|end| !matches!(end, Outcome::Skipped { .. })).count();
     let rows_affected = ends.iter().flatten().filter_map(|end| outcome_result(end)?.rows_affected).reduce(|sum, rows| sum + rows);
     let findings = ends.iter().flatten().filter_map(outcome_result).flat_map(|result| result.findings.clone()).collect();
-    let summary = if done == ends.len() { format!("{done} instances") } else { format!("{done} of {} instances, the rest skipped", ends.len()) };
+    let summary =
+        if done == ends.len() { format!("{done} instances") } else { format!("{done} of {} instances, the rest skipped", ends.len()) };
     let result = StepResult { summary, value: Some(Value::Array(values)), rows_affected, findings, ..StepResult::default() };
     Outcome::Done { result: Box::new(result) }
 }

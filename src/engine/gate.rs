@@ -158,8 +158,13 @@ impl Dispatcher<'_> {
 
     pub(super) fn expire_gates(&mut self) {
         let now = Instant::now();
-        let expired: Vec<String> =
-            self.gates.waiting.iter().filter(|(_, waiting)| waiting.deadline.is_some_and(|deadline| deadline <= now)).map(|(step, _)| step.clone()).collect();
+        let expired: Vec<String> = self
+            .gates
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(step, _)| step.clone())
+            .collect();
         for step in expired {
             self.answer(&step, Answer { accepted: false, text: Some("nobody answered in time".into()), by: "the timeout".into() });
             self.settle_gate(&step);

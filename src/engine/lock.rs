@@ -71,9 +71,7 @@ fn file_lock(directory: &Path, name: &str, claim: &Claim<'_>) -> Result<File, En
             writeln!(file, "{}\n{}\n{}", claim.run, claim.operator.host, claim.operator.pid)?;
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => {
-            Err(EngineError::Locked { name: claim.lock.to_owned(), holder: Box::new(describe(&mut file)) })
-        }
+        Err(TryLockError::WouldBlock) => Err(EngineError::Locked { name: claim.lock.to_owned(), holder: Box::new(describe(&mut file)) }),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }

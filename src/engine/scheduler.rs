@@ -65,7 +65,11 @@ impl Scheduler {
 
     /// The next step or instance to start, if any may start now.
     pub fn next_task(&mut self) -> Option<Task> {
-        let group = self.groups.iter_mut().filter(|(_, group)| group.running < group.limit && !group.waiting.is_empty()).min_by_key(|(step, _)| **step);
+        let group = self
+            .groups
+            .iter_mut()
+            .filter(|(_, group)| group.running < group.limit && !group.waiting.is_empty())
+            .min_by_key(|(step, _)| **step);
         let first = self.ready.first().copied();
         match group {
             Some((step, group)) if first.is_none_or(|first| *step < first) => {

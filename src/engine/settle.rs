@@ -77,7 +77,7 @@ impl Dispatcher<'_> {
     }
 
     async fn settle(&mut self, id: &str, step: &PlannedStep) -> Result<(), EngineError> {
-        match step.recovery() {
+        match step.recovery {
             Recovery::Ledger => self.resolved(id, Resolution::RunAgain, "the ledger in the target decides", None),
             Recovery::Repeat if step.step.settings.done_when.is_none() => {
                 let reason = if step.needs_intent() { "it is idempotent" } else { "it only reads" };
@@ -180,5 +180,8 @@ impl Dispatcher<'_> {
 
 fn describe_backend(id: &str, backend: &Backend) -> String {
     let age = humantime::format_duration(Duration::from_secs(backend.age.as_secs()));
-    format!("an earlier attempt of `{id}` still works on the server: pid {}, {}, since {age}: {}", backend.pid, backend.state, backend.query)
+    format!(
+        "an earlier attempt of `{id}` still works on the server: pid {}, {}, since {age}: {}",
+        backend.pid, backend.state, backend.query
+    )
 }

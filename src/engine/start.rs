@@ -116,7 +116,11 @@ fn check_resumable(plan: &Plan, state: &RunState, accept_edit: bool) -> Result<(
     let edited = edited_steps(plan, state);
     if !edited.is_empty() {
         return Err(refused(
-            format!("the playbook was edited: {} changed after {} begun", edited.join(", "), if edited.len() == 1 { "it had" } else { "they had" }),
+            format!(
+                "the playbook was edited: {} changed after {} begun",
+                edited.join(", "),
+                if edited.len() == 1 { "it had" } else { "they had" }
+            ),
             vec!["put these steps back as they were and resume, or start a new run".into()],
         ));
     }

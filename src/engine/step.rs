@@ -114,11 +114,19 @@ impl StepTask {
         match self.within_timeout(check.holds(&self.context)).await {
             Ok(true) => {
                 let result = StepResult { summary: "the effect is in place".into(), ..StepResult::default() };
-                Some(StepEnd::Finished { attempt: 0, outcome: Outcome::AlreadyDone { result: Box::new(result) }, duration: started.elapsed() })
+                Some(StepEnd::Finished {
+                    attempt: 0,
+                    outcome: Outcome::AlreadyDone { result: Box::new(result) },
+                    duration: started.elapsed(),
+                })
             }
             Ok(false) => None,
             Err(error) => {
-                let error = StepError { message: format!("done_when could not be checked: {}", error.message), aftermath: Aftermath::Unchanged, ..error };
+                let error = StepError {
+                    message: format!("done_when could not be checked: {}", error.message),
+                    aftermath: Aftermath::Unchanged,
+                    ..error
+                };
                 Some(self.failed(0, error, started.elapsed()))
             }
         }
@@ -141,13 +149,17 @@ impl StepTask {
                         .with_result(result));
                 }
                 Err(error) => {
-                    return Err(StepError { message: format!("the step ran, but done_when could not be checked: {}", error.message), ..error }
-                        .aftermath(Aftermath::Partial)
-                        .with_result(result));
+                    return Err(StepError {
+                        message: format!("the step ran, but done_when could not be checked: {}", error.message),
+                        ..error
+                    }
+                    .aftermath(Aftermath::Partial)
+                    .with_result(result));
                 }
             }
         }
-        let outputs = outputs(&self.step, &self.context.values, &result).map_err(|error| error.aftermath(self.if_begun(Aftermath::Partial)))?;
+        let outputs =
+            outputs(&self.step, &self.context.values, &result).map_err(|error| error.aftermath(self.if_begun(Aftermath::Partial)))?;
         result.outputs = outputs;
         Ok(result)
     }

@@ -213,8 +213,12 @@ impl RunState {
     /// Steps that began and whose end nobody recorded, in the order of the playbook where
     /// known. Only meaningful when no process works on the run.
     pub fn unsettled(&self) -> Vec<&str> {
-        let mut steps: Vec<_> =
-            self.steps.iter().filter(|(_, progress)| progress.state == StepState::Started).map(|(id, progress)| (progress.started_at, id.as_str())).collect();
+        let mut steps: Vec<_> = self
+            .steps
+            .iter()
+            .filter(|(_, progress)| progress.state == StepState::Started)
+            .map(|(id, progress)| (progress.started_at, id.as_str()))
+            .collect();
         steps.sort_unstable();
         steps.into_iter().map(|(_, id)| id).collect()
     }

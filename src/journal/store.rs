@@ -83,7 +83,6 @@ pub struct Damage {
     pub reason: String,
 }
 
-
 /// The journal file.
 #[derive(Debug)]
 pub struct Journal {

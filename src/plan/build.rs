@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::parameters::{self, Environment, Inputs};
 use super::{Need, Plan, PlannedStep, Scope};
 use crate::action::notify::ResolvedChannel;
-use crate::action::{Action, Inspection};
+use crate::action::{Action, Inspection, Perform, Recovery};
 use crate::diagnostic::{Diagnostic, Severity, did_you_mean};
 use crate::journal::Phase;
 use crate::playbook::load::{Document, Loaded};
@@ -108,9 +108,10 @@ impl Builder<'_> {
         let scope = self.scope(&document, String::new(), &params, None);
         let Document { playbook, mut included, files, .. } = document;
         let Playbook { steps, on_failure, on_success, always, .. } = playbook;
-        for (phase, list) in [(Phase::Steps, steps), (Phase::OnFailure, on_failure), (Phase::OnSuccess, on_success), (Phase::Always, always)] {
-            let parent =
-                Parent { scope, prefix: String::new(), phase, needs: Vec::new(), conditions: Vec::new(), tags: Vec::new() };
+        for (phase, list) in
+            [(Phase::Steps, steps), (Phase::OnFailure, on_failure), (Phase::OnSuccess, on_success), (Phase::Always, always)]
+        {
+            let parent = Parent { scope, prefix: String::new(), phase, needs: Vec::new(), conditions: Vec::new(), tags: Vec::new() };
             self.list(list, &parent, &mut included, &files);
         }
         params
@@ -157,7 +158,9 @@ impl Builder<'_> {
 
     fn single(&mut self, step: Step, parent: &Parent, needs: Vec<Need>, files: Option<&Vec<SourceId>>) -> usize {
         let digest = step_digest(self.sources, &step, files.map_or(&[], Vec::as_slice));
+        let recovery = self.recovery(&step, parent.scope);
         self.steps.push(PlannedStep {
+            recovery,
             id: format!("{}{}", parent.prefix, step.settings.id.value),
             scope: parent.scope,
             phase: parent.phase,
@@ -171,6 +174,24 @@ impl Builder<'_> {
         self.steps.len() - 1
     }
 
+    /// The action's own word, unless the author says more or the connection keeps no ledger.
+    fn recovery(&self, step: &Step, scope: usize) -> Recovery {
+        let scope = &self.scopes[scope];
+        let mut inspection = Inspection::default();
+        step.action.value.inspect(&mut inspection);
+        let without_ledger = inspection.connections.iter().any(|name| {
+            let name = name.map(|name| name.value.as_str()).or(scope.default_connection.as_deref());
+            let full = name.and_then(|name| scope.connections.get(name));
+            self.connections.iter().any(|spec| Some(&spec.name) == full && spec.ledger == LedgerMode::None)
+        });
+        match step.action.value.recovery() {
+            Recovery::Ledger if !without_ledger => Recovery::Ledger,
+            Recovery::Repeat => Recovery::Repeat,
+            _ if step.settings.idempotent => Recovery::Repeat,
+            _ => Recovery::Unknown,
+        }
+    }
+
     fn included(&mut self, step: Step, document: Document, parent: &Parent, needs: Vec<Need>) -> Vec<usize> {
         let Action::Playbook(nested) = &step.action.value else { return Vec::new() };
         let outer = self.scopes[parent.scope].values.clone();
@@ -180,10 +201,11 @@ impl Builder<'_> {
                 Ok(value) => {
                     given.insert(name.value.clone(), value);
                 }
-                Err(error) => self.diagnostics.push(
-                    Diagnostic::error("parameter", name.span, error.to_string())
-                        .help("an included playbook's parameters must be known before the run; they may read params, not results of steps"),
-                ),
+                Err(error) => self
+                    .diagnostics
+                    .push(Diagnostic::error("parameter", name.span, error.to_string()).help(
+                        "an included playbook's parameters must be known before the run; they may read params, not results of steps",
+                    )),
             }
         }
         let declared = &document.playbook.settings.params;
@@ -211,9 +233,8 @@ impl Builder<'_> {
         let settings = &document.playbook.settings;
         let secrets = parameters::secrets(&settings.secrets, self.inputs, &mut self.diagnostics);
         let secret_values: BTreeMap<&str, &str> = secrets.iter().map(|(name, secret)| (name.as_str(), secret.expose())).collect();
-        let values = Values::new()
-            .with("params", TemplateValue::from(Serde(params)))
-            .with("secrets", TemplateValue::from(Serde(&secret_values)));
+        let values =
+            Values::new().with("params", TemplateValue::from(Serde(params))).with("secrets", TemplateValue::from(Serde(&secret_values)));
         let with_env = values.with("env", TemplateValue::from_object(Environment(self.inputs.variables.clone())));
         if let Some(environment) = &settings.environment {
             match with_env.text(environment) {
@@ -260,8 +281,12 @@ impl Builder<'_> {
                 Err(error) => {
                     if self.inputs.resolve {
                         self.diagnostics.push(
-                            Diagnostic::error("connection", connection.url.text.span, format!("connection `{}` has no address: {}", name.value, error.reason))
-                                .help("set the environment variable, or give the parameter it reads"),
+                            Diagnostic::error(
+                                "connection",
+                                connection.url.text.span,
+                                format!("connection `{}` has no address: {}", name.value, error.reason),
+                            )
+                            .help("set the environment variable, or give the parameter it reads"),
                         );
                     }
                     String::new()
@@ -400,12 +425,9 @@ fn with_explicit_order(mut steps: Vec<Step>) -> Vec<Step> {
 
 fn needs_of(step: &Step, previous: Option<&str>, ends: &HashMap<String, Vec<usize>>, outer: &[Need]) -> Vec<Need> {
     let mut needs: Vec<Need> = match &step.settings.needs {
-        Some(named) => named
-            .iter()
-            .filter_map(|name| ends.get(&name.value))
-            .flatten()
-            .map(|index| Need { step: *index, named: true })
-            .collect(),
+        Some(named) => {
+            named.iter().filter_map(|name| ends.get(&name.value)).flatten().map(|index| Need { step: *index, named: true }).collect()
+        }
         None => previous.and_then(|id| ends.get(id)).into_iter().flatten().map(|index| Need { step: *index, named: false }).collect(),
     };
     if needs.is_empty() {
@@ -431,7 +453,9 @@ fn select(steps: &mut [PlannedStep], scopes: &[Scope], inputs: &Inputs, diagnost
     let selection = &inputs.selection;
     let at = Span { source: SourceId(0), start: 0, end: 0 };
     let matches = |step: &PlannedStep, name: &str| {
-        step.id == name || step.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')) || step.step.settings.tags.iter().any(|tag| tag == name)
+        step.id == name
+            || step.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
+            || step.step.settings.tags.iter().any(|tag| tag == name)
     };
     for name in selection.only.iter().chain(&selection.skip).chain(&selection.from) {
         if !steps.iter().any(|step| matches(step, name)) {
@@ -464,7 +488,12 @@ fn select(steps: &mut [PlannedStep], scopes: &[Scope], inputs: &Inputs, diagnost
                 Diagnostic::error(
                     "selection-needs",
                     step.step.settings.id.span,
-                    format!("`{}` reads the result of `{}`, which is {}", step.id, missing.id, missing.excluded.as_deref().unwrap_or_default()),
+                    format!(
+                        "`{}` reads the result of `{}`, which is {}",
+                        step.id,
+                        missing.id,
+                        missing.excluded.as_deref().unwrap_or_default()
+                    ),
                 )
                 .help(format!("also select `{}`, or leave out `{}`", missing.id, step.id)),
             );

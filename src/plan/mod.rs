@@ -80,6 +80,8 @@ pub struct PlannedStep {
     pub outer_conditions: Vec<(usize, Expression)>,
     /// Steps whose results it reads.
     pub reads: Vec<usize>,
+    /// What an interruption in its middle means.
+    pub recovery: Recovery,
     /// SHA-256 over everything that decides what it does.
     pub digest: String,
     /// Left out by the selection, and why.
@@ -99,14 +101,6 @@ impl PlannedStep {
     /// What it does to the world.
     pub fn class(&self) -> Class {
         self.step.action.value.class()
-    }
-
-    /// What an interruption means.
-    pub fn recovery(&self) -> Recovery {
-        if self.step.settings.idempotent && self.step.action.value.recovery() == Recovery::Unknown {
-            return Recovery::Repeat;
-        }
-        self.step.action.value.recovery()
     }
 
     /// Whether its intent must be durable before it begins.
@@ -146,7 +140,7 @@ impl Plan {
                 digest: step.digest.clone(),
                 phase: step.phase,
                 class: step.class(),
-                recovery: step.recovery(),
+                recovery: step.recovery,
             })
             .collect()
     }

@@ -113,6 +113,10 @@ impl minijinja::value::Object for Environment {
     fn get_value(self: &std::sync::Arc<Self>, key: &minijinja::Value) -> Option<minijinja::Value> {
         self.0.get(key.as_str()?).map(minijinja::Value::from)
     }
+
+    fn enumerate(self: &std::sync::Arc<Self>) -> minijinja::value::Enumerator {
+        minijinja::value::Enumerator::NonEnumerable
+    }
 }
 
 fn typed(parameter: &Parameter, value: &Value) -> Result<Value, String> {
@@ -201,11 +205,9 @@ pub(super) fn secrets(
             Ok(value) => {
                 secrets.insert(name.value.clone(), crate::secret::Secret::new(value));
             }
-            Err(reason) if inputs.resolve => diagnostics.push(Diagnostic::error(
-                "secret",
-                name.span,
-                format!("secret `{}` has no value: {reason}", name.value),
-            )),
+            Err(reason) if inputs.resolve => {
+                diagnostics.push(Diagnostic::error("secret", name.span, format!("secret `{}` has no value: {reason}", name.value)))
+            }
             Err(_) => {}
         }
     }

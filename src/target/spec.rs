@@ -152,15 +152,14 @@ pub struct Executed {
     pub rows_affected: u64,
 }
 
-/// The part of the process's environment that libpq reads. Only `cli` reads the
-/// real one and hands it over.
+/// The process's environment. Only `cli` reads the real one and hands it over.
 #[derive(Debug, Clone, Default)]
 pub struct Variables(BTreeMap<String, String>);
 
 impl Variables {
-    /// Keeps `PG*`, `HOME` and `USER` of these.
+    /// The variables as the process had them.
     pub fn new(all: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(all.into_iter().filter(|(name, _)| name.starts_with("PG") || name == "HOME" || name == "USER").collect())
+        Self(all.into_iter().collect())
     }
 
     /// A variable that is set and not empty, which libpq treats alike.

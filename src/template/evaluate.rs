@@ -30,7 +30,10 @@ impl Values {
         let value = self.raw(expression)?;
         if value.is_undefined() {
             let name = expression.references.first().map_or(expression.text.value.clone(), |reference| reference.path.join("."));
-            return Err(failed(format!("{name} is not defined here")));
+            return Err(failed(match name.strip_prefix("env.") {
+                Some(variable) => format!("environment variable {variable} is not set"),
+                None => format!("{name} is not defined here"),
+            }));
         }
         serde_json::to_value(&value).map_err(|error| failed(error.to_string()))
     }
