@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The language as data: JSON Schema for editors and for the decoder, generated from
 //! the types.
 
@@ -169,14 +168,4 @@ fn enumerate(map: &mut Map<String, Json>) {
         map.insert("enum".into(), Json::Array(values));
         map.insert("markdownEnumDescriptions".into(), Json::Array(descriptions));
     }
-=======
-//! stub
-/// x
-pub fn json_schema() -> String {
-    String::new()
-}
-/// x
-pub fn reference() -> String {
-    String::new()
->>>>>>> e530871 (Ask a person where a connection keeps no ledger; see the whole environment)
 }
