@@ -88,7 +88,8 @@ pub(super) async fn operate(
     })
     .map_err(Failure::engine)?;
     let targets = Targets::new(&run, plan.connections.clone(), &settings.variables);
-    let processes = Processes::new(&run, std::env::vars_os(), guard::Start::this_program());
+    let inherited = std::env::vars_os().filter(|(name, _)| !plan.secret_variables.iter().any(|secret| name == secret.as_str()));
+    let processes = Processes::new(&run, inherited, guard::Start::this_program());
     let setup = Setup {
         plan: Arc::new(plan),
         journal,

@@ -181,6 +181,7 @@ impl<'a> Dispatcher<'a> {
         loop {
             self.start_ready().await?;
             self.flush_if_due().await?;
+            self.ask_next().await?;
             if self.running.is_empty() && !self.gates.asking() {
                 break;
             }
@@ -503,7 +504,7 @@ impl<'a> Dispatcher<'a> {
 
     fn show(&mut self, output: &LiveOutput) {
         if output.skipped > 0 {
-            self.setup.observer.output(&output.step, &format!("… {} lines not shown; all are kept in the step's log", output.skipped));
+            self.setup.observer.output(&output.step, &format!("… {} lines not shown; `runbook show` has them", output.skipped));
         }
         for line in &output.lines {
             if line.passing {
@@ -671,8 +672,7 @@ impl<'a> Dispatcher<'a> {
         let description = describe(&self.setup.plan, step, &task_id(step, task));
         let question = Question::Step { step: task_id(step, task), description, changes: step.needs_intent() };
         self.scheduler.put_back(task);
-        self.setup.observer.suspend(true);
-        self.gates.ask_step(task, question, self.setup.prompter.clone());
+        self.gates.ask_step(task, question);
     }
 
     fn replied(&mut self, reply: super::gate::Replied) {

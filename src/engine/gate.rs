@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::dispatcher::Dispatcher;
 use super::scheduler::Task;
-use super::{Prompter, Question, Reply};
+use super::{EngineError, Prompter, Question, Reply};
 use crate::action::{Answer, Prompt, PromptKind};
 use crate::journal::EventKind;
 
@@ -37,6 +37,8 @@ pub(super) struct Gates {
     /// A question stands on the terminal.
     asking: bool,
     asking_step: bool,
+    /// A question of `--step`, not put yet.
+    step: Option<(Task, Question)>,
     /// Whose question it is, where it is a gate's.
     asked: Option<String>,
     silent: bool,
@@ -45,7 +47,7 @@ pub(super) struct Gates {
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, asked: None, silent: false, replies: mpsc::unbounded_channel() }
+        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, step: None, asked: None, silent: false, replies: mpsc::unbounded_channel() }
     }
 }
 
@@ -77,6 +79,7 @@ impl Gates {
     /// Asks nothing more; `forget` also drops the open questions.
     pub(super) fn stop_asking(&mut self, forget: bool) {
         self.silent = true;
+        self.step = None;
         self.asking = false;
         self.asking_step = false;
         if forget {
@@ -100,30 +103,42 @@ impl Gates {
         }
     }
 
-    pub(super) fn ask_step(&mut self, task: Task, question: Question, prompter: Arc<dyn Prompter>) {
+    pub(super) fn ask_step(&mut self, task: Task, question: Question) {
         self.asking = true;
         self.asking_step = true;
-        let replies = self.replies.0.clone();
-        tokio::task::spawn_blocking(move || {
-            let _ = replies.send(Replied::Step { task, reply: prompter.ask(question) });
-        });
+        self.step = Some((task, question));
     }
 
-    fn ask_gate(&mut self, prompter: Arc<dyn Prompter>) -> bool {
-        if self.asking || self.silent {
-            return false;
+    /// What to ask next, if the terminal is free for it.
+    fn next_question(&mut self) -> Option<(Asker, Question)> {
+        if let Some((task, question)) = self.step.take() {
+            return Some((Asker::Step(task), question));
         }
-        let Some((step, waiting)) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here) else { return false };
+        if self.asking || self.silent {
+            return None;
+        }
+        let (step, waiting) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here)?;
         self.asking = true;
         self.asked = Some(step.clone());
-        let (step, prompt) = (step.clone(), waiting.prompt.clone());
+        Some((Asker::Gate(step.clone()), Question::Gate { step: step.clone(), prompt: waiting.prompt.clone() }))
+    }
+
+    fn put(&self, asker: Asker, question: Question, prompter: Arc<dyn Prompter>) {
         let replies = self.replies.0.clone();
         tokio::task::spawn_blocking(move || {
-            let reply = prompter.ask(Question::Gate { step: step.clone(), prompt });
-            let _ = replies.send(Replied::Gate { step, reply });
+            let reply = prompter.ask(question);
+            let _ = replies.send(match asker {
+                Asker::Gate(step) => Replied::Gate { step, reply },
+                Asker::Step(task) => Replied::Step { task, reply },
+            });
         });
-        true
     }
+}
+
+/// Who wants to know.
+enum Asker {
+    Gate(String),
+    Step(Task),
 }
 
 impl Dispatcher<'_> {
@@ -131,18 +146,18 @@ impl Dispatcher<'_> {
         let prompt = Prompt { message: self.setup.plan.redactor.text(&prompt.message).into_owned(), ..prompt };
         let asked_before = self.state.progress(&step).filter(|progress| progress.waiting.as_ref() == Some(&prompt));
         let since = asked_before.and_then(|progress| progress.waiting_since);
-        if since.is_none() {
+        let by_option = self.setup.assume_yes && prompt.kind == PromptKind::Confirm && prompt.approvers == 0;
+        if since.is_none() && !by_option {
             self.record_urgent(EventKind::GateWaiting { step: step.clone(), prompt: Box::new(prompt.clone()) });
         }
         let waited = since.map_or(Duration::ZERO, |since| self.setup.clock.now().duration_since(since).try_into().unwrap_or_default());
         let deadline = prompt.timeout_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds).saturating_sub(waited));
         self.gates.waiting.insert(step.clone(), Waiting { prompt: prompt.clone(), reply, deadline, answered_here: false });
-        if self.setup.assume_yes && prompt.kind == PromptKind::Confirm && prompt.approvers == 0 {
+        if by_option {
             let by = format!("{} (--yes)", self.setup.operator.user);
             self.answer(&step, Answer { accepted: true, text: None, by });
         }
         self.settle_gate(&step);
-        self.ask_next();
     }
 
     pub(super) fn gate_replied(&mut self, step: &str, reply: Option<Reply>) {
@@ -153,7 +168,6 @@ impl Dispatcher<'_> {
                 self.settle_gate(step);
             }
         }
-        self.ask_next();
     }
 
     pub(super) fn expire_gates(&mut self) {
@@ -196,10 +210,17 @@ impl Dispatcher<'_> {
         recorded.into_iter().chain(self.pending_answers(step)).collect()
     }
 
-    fn ask_next(&mut self) {
-        if self.setup.prompter.interactive() && self.gates.ask_gate(self.setup.prompter.clone()) {
-            self.setup.observer.suspend(true);
+    /// Puts the next question, after everything that happened before it was shown.
+    pub(super) async fn ask_next(&mut self) -> Result<(), EngineError> {
+        if !self.setup.prompter.interactive() {
+            return Ok(());
         }
+        if let Some((asker, question)) = self.gates.next_question() {
+            self.flush().await?;
+            self.setup.observer.suspend(true);
+            self.gates.put(asker, question, self.setup.prompter.clone());
+        }
+        Ok(())
     }
 }
 

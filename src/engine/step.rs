@@ -258,8 +258,9 @@ fn matches_class(class: &str, error: &StepError) -> bool {
         "transient" => error.transient,
         "timeout" => error.kind == ErrorKind::Timeout,
         "connection" => error.kind == ErrorKind::Connection,
-        "process" => error.kind == ErrorKind::Process,
-        "http" => error.kind == ErrorKind::Http,
+        // An unexpected exit code or status is a failed expectation, and still of its kind.
+        "process" => error.kind == ErrorKind::Process || error.result.as_ref().is_some_and(|result| result.exit_code.is_some()),
+        "http" => error.kind == ErrorKind::Http || error.result.as_ref().is_some_and(|result| result.http_status.is_some()),
         "expectation" => error.kind == ErrorKind::Expectation,
         code => error.code.as_deref().is_some_and(|actual| actual.starts_with(code)),
     }

@@ -16,7 +16,7 @@ use crate::action::{Action, Inspection, Perform, Recovery};
 use crate::diagnostic::{Diagnostic, Severity, did_you_mean};
 use crate::journal::Phase;
 use crate::playbook::load::{Document, Loaded};
-use crate::playbook::{IdentityExpectation, Ledger, Playbook, ServerRole, Step};
+use crate::playbook::{IdentityExpectation, Ledger, Playbook, SecretSource, ServerRole, Step};
 use crate::secret::{Redactor, Secret};
 use crate::source::{SourceId, Sources, Span};
 use crate::target::{ConnectionSpec, Expect, LedgerMode, Role};
@@ -42,6 +42,7 @@ pub fn build(file: &Path, loaded: Loaded, inputs: &Inputs) -> Result<Plan, (Sour
         scopes: Vec::new(),
         connections: Vec::new(),
         secrets: BTreeMap::new(),
+        secret_variables: Vec::new(),
         environment: None,
     };
     let settings = &document.playbook.settings;
@@ -52,7 +53,9 @@ pub fn build(file: &Path, loaded: Loaded, inputs: &Inputs) -> Result<Plan, (Sour
     let max_output = settings.max_output.map_or(DEFAULT_MAX_OUTPUT, |size| size.0);
     let params = builder.main(document);
     let secrets = builder.secrets.keys().cloned().collect();
-    let redactor = Redactor::new(builder.secrets.values());
+    let passwords: Vec<Secret> = builder.connections.iter().filter_map(|spec| url_password(spec.url.expose())).collect();
+    let redactor = Redactor::new(builder.secrets.values().chain(&passwords));
+    let secret_variables = std::mem::take(&mut builder.secret_variables);
     let Builder { mut diagnostics, mut steps, scopes, connections, environment, .. } = builder;
     select(&mut steps, &scopes, inputs, &mut diagnostics);
     if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
@@ -74,6 +77,7 @@ pub fn build(file: &Path, loaded: Loaded, inputs: &Inputs) -> Result<Plan, (Sour
         scopes,
         redactor,
         secrets,
+        secret_variables,
         sources: Arc::new(sources),
         selection: inputs.selection.clone(),
     })
@@ -87,6 +91,7 @@ struct Builder<'a> {
     scopes: Vec<Scope>,
     connections: Vec<ConnectionSpec>,
     secrets: BTreeMap<String, Secret>,
+    secret_variables: Vec<String>,
     environment: Option<String>,
 }
 
@@ -232,6 +237,10 @@ impl Builder<'_> {
     fn scope(&mut self, document: &Document, prefix: String, params: &Map<String, Value>, parent: Option<usize>) -> usize {
         let settings = &document.playbook.settings;
         let secrets = parameters::secrets(&settings.secrets, self.inputs, &mut self.diagnostics);
+        self.secret_variables.extend(settings.secrets.values().filter_map(|source| match source {
+            SecretSource::Env(variable) => Some(variable.clone()),
+            SecretSource::File(_) => None,
+        }));
         let secret_values: BTreeMap<&str, &str> = secrets.iter().map(|(name, secret)| (name.as_str(), secret.expose())).collect();
         let values =
             Values::new().with("params", TemplateValue::from(Serde(params))).with("secrets", TemplateValue::from(Serde(&secret_values)));
@@ -338,6 +347,14 @@ impl Builder<'_> {
             })
             .collect()
     }
+}
+
+/// The password in a connection's address is a secret although nobody declared it.
+fn url_password(url: &str) -> Option<Secret> {
+    let (user, _) = url.split_once("://")?.1.split_once('@')?;
+    let password = user.split_once(':')?.1;
+    let decoded = percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned();
+    (!decoded.is_empty()).then(|| Secret::new(decoded))
 }
 
 /// `sqlite:` files are named from where the command is run, also after `resume` elsewhere.

@@ -57,6 +57,8 @@ pub struct Plan {
     pub redactor: Redactor,
     /// Names of the declared secrets.
     pub secrets: Vec<String>,
+    /// Environment variables that secrets are read from; children don't inherit them.
+    pub secret_variables: Vec<String>,
     /// All files read.
     pub sources: Arc<Sources>,
     /// Which steps were asked for.
