@@ -47,7 +47,15 @@ pub(super) struct Gates {
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), asking: false, asking_step: false, step: None, asked: None, silent: false, replies: mpsc::unbounded_channel() }
+        Self {
+            waiting: BTreeMap::new(),
+            asking: false,
+            asking_step: false,
+            step: None,
+            asked: None,
+            silent: false,
+            replies: mpsc::unbounded_channel(),
+        }
     }
 }
 
