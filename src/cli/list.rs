@@ -71,7 +71,7 @@ fn table(runs: &Runs<'_>, all: usize, settings: &Settings) -> Result<String, Fai
         return Ok("no runs yet\n".into());
     }
     let rows: Vec<Vec<Cell>> = runs.iter().map(|(run, history)| row(run, history)).collect();
-    let mut lines = columns(&["RUN", "PLAYBOOK", "STATUS", "STARTED", "TIME", "BY", "SETTLED"], &rows);
+    let mut lines = columns(&["RUN", "PLAYBOOK", "STATUS", "STARTED", "TIME", "SETTLED", "BY"], &rows);
     if all > runs.len() {
         lines.push(Line::new().then(Ink::Dim, format!("… and {} before; --limit shows more", count((all - runs.len()) as u64, "run"))));
     }
@@ -101,7 +101,7 @@ fn row(run: &str, history: &Result<History, JournalError>) -> Vec<Cell> {
         Cell::text(ink, status),
         Cell::text(Ink::Plain, moment(history.state.started_at)),
         Cell::number(took(history.duration_ms())),
-        Cell::text(Ink::Plain, format!("{}@{}", operator.user, operator.host)),
         Cell::text(Ink::Plain, format!("{} of {}", tally.settled(), count(tally.total, "step"))),
+        Cell::text(Ink::Plain, format!("{}@{}", operator.user, operator.host)),
     ]
 }

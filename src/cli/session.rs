@@ -51,7 +51,9 @@ impl Settings {
     /// How this program must be called to mean the same journal.
     pub fn command(&self) -> String {
         match &self.journal {
-            Some(path) if std::env::var_os("RUNBOOK_JOURNAL").is_none() => format!("runbook --journal {}", path.display()),
+            Some(path) if std::env::var_os("RUNBOOK_JOURNAL").as_deref() != Some(path.as_os_str()) => {
+                format!("runbook --journal {}", crate::text::shell_word(&path.display().to_string()))
+            }
             _ => "runbook".into(),
         }
     }

@@ -3,15 +3,13 @@
 //! Shared by the live report and by `show`, so that both say the same.
 
 use crate::action::{Prompt, PromptKind};
-use crate::outcome::{Aftermath, ErrorKind, Sample, StepError, StepResult};
+use crate::outcome::{Aftermath, Sample, StepError};
 use crate::text::table::sample;
-use crate::text::{Field, Ink, Line, Style, count, fields, paragraph, shell_word, took};
+use crate::text::{Field, Ink, Line, Style, fields, paragraph, shell_word, took};
 
 /// The longest status word.
 const WORD: usize = 12;
 const TIME: usize = 7;
-/// Lines of a process's output shown with its failure.
-const TAIL: usize = 8;
 
 /// A step's line: status word, time, name, observed value.
 pub(super) fn step_line(ink: Ink, word: &str, duration_ms: Option<u64>, title: &str, value: &str) -> Line {
@@ -77,21 +75,7 @@ fn cause(error: &StepError, style: Style) -> Vec<Field> {
     {
         parts.push(Field::new("rows", sample(columns, rows, *total, style, 14)));
     }
-    if let Some(output) = error.result.as_deref().filter(|_| error.kind == ErrorKind::Process).and_then(last_words) {
-        parts.push(Field::new("output", output));
-    }
     parts
-}
-
-fn last_words(result: &StepResult) -> Option<Vec<Line>> {
-    let text = [&result.stderr, &result.stdout].into_iter().flatten().find(|text| !text.trim().is_empty())?;
-    let all: Vec<&str> = text.lines().collect();
-    let left_out = all.len().saturating_sub(TAIL);
-    let mut lines: Vec<Line> = all[left_out..].iter().map(Line::plain).collect();
-    if left_out > 0 {
-        lines.insert(0, Line::new().then(Ink::Dim, format!("… {} before", count(left_out as u64, "line"))));
-    }
-    Some(lines)
 }
 
 /// What is left behind, in words.

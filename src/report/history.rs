@@ -205,15 +205,13 @@ impl History {
                 parts.extend(result_fields(result, style));
                 parts.push(Field::text("warning", &error.message, style));
             }
+            StepState::Finished(Outcome::Failed { error }) => parts.extend(error.result.iter().flat_map(|result| result_fields(result, style))),
             _ => {}
         }
         lines.extend(fields(&parts));
         if let StepState::Finished(Outcome::Failed { error }) = self.state.state_of(step) {
             lines.push(Line::new());
             lines.extend(blocks::failure(Failed { command, run: &self.run, step, excerpt: None }, error, style));
-            if let Some(result) = &error.result {
-                lines.extend(fields(&result_fields(result, style)));
-            }
         }
         if let Some(progress) = self.state.progress(step).filter(|progress| !matches!(progress.state, StepState::Finished(_)))
             && let Some(prompt) = &progress.waiting

@@ -170,6 +170,7 @@ impl TestEnv {
 static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let rules = [
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "[UUID]"),
+        (r"\b20\d{6}-\d{6}-[0-9a-z]{4}\b", "[RUN]"),
         (r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?UTC|[+-]\d\d(:?\d\d)?)?", "[TIMESTAMP]"),
         (r"\b\d\d:\d\d:\d\d(\.\d+)?\b", "[TIME]"),
         (r"\b\d+\.\d+ ?(ms|s)\b|\b\d+ ?(ms|µs)\b", "[DURATION]"),

@@ -12,6 +12,9 @@
 mod children;
 mod environment;
 mod postgres;
+mod prompts;
+mod report;
+mod show;
 mod terminal;
 
 use environment::TestEnv;

@@ -114,7 +114,8 @@ impl Drawing<'_> {
         let counted = classes.map(|class| (class, self.plan.steps.iter().filter(|step| step.class() == class).count()));
         for (position, (class, number)) in counted.into_iter().filter(|(_, number)| *number > 0).enumerate() {
             line.push(Ink::Plain, if position > 0 { ", " } else { "" });
-            line.push(class_ink(class), format!("{number} {class}"));
+            line.push(class_ink(class), class.to_string());
+            line.push(Ink::Plain, format!(" {number}"));
         }
         line.then(Ink::Dim, format!("; at most {} side by side", self.plan.max_parallel))
     }
