@@ -56,8 +56,8 @@ fn a_fresh_journal_has_no_runs() {
 fn a_run_and_its_gates() {
     let (env, run) = waiting();
     insta::assert_snapshot!(env.runbook(["list"]).run().exits(0).stdout, @"
-    RUN                   PLAYBOOK  STATUS   STARTED              TIME   BY       SETTLED
-    [RUN]  show      waiting  [TIMESTAMP]  [DURATION]  [ME]  2 of 5 steps
+    RUN                   PLAYBOOK  STATUS   STARTED              TIME   SETTLED       BY
+    [RUN]  show      waiting  [TIMESTAMP]  [DURATION]  2 of 5 steps  [ME]
     ");
     insta::assert_snapshot!(env.runbook(["show", &run]).run().exits(0).stdout, @r#"
     show  run [RUN]

@@ -19,6 +19,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 
+const HANGUP_MILLISECONDS: u16 = 1000;
+
 /// Says that the open question is no longer one.
 #[derive(Default)]
 pub(super) struct Withdrawal {
@@ -97,12 +99,23 @@ impl<'a> Keyboard<'a> {
                 let _ = self.term.write_str("(no longer asked)\n");
                 return None;
             }
-            Waited::Gone => return None,
+            Waited::Gone => {
+                self.let_hangup_arrive();
+                return None;
+            }
         }
         let _ = self.term.clear_line();
         let answer = Input::<String>::with_theme(&Bare).with_prompt(prompt).allow_empty(true).interact_text_on(self.term);
         self.quiet();
-        let answer = answer.ok()?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(dialoguer::Error::IO(error)) => {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    self.let_hangup_arrive();
+                }
+                return None;
+            }
+        };
         if self.withdrawal.is_withdrawn(self.question) {
             let _ = self.term.write_str("(too late: no longer asked)\n");
             return None;
@@ -116,6 +129,13 @@ impl<'a> Keyboard<'a> {
         let mut settings = self.found.clone();
         settings.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
         let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &settings);
+    }
+
+    /// When the terminal goes away, a signal says so as well; it decides what becomes of the
+    /// run, so it comes first where there is one.
+    fn let_hangup_arrive(&self) {
+        let mut woken = [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut woken, PollTimeout::from(HANGUP_MILLISECONDS));
     }
 
     fn wait(&mut self) -> Waited {
