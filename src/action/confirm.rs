@@ -27,6 +27,10 @@ pub struct Confirm {
     pub approvers: Option<u32>,
 }
 
+const DESCRIPTION: &str = "Asks a person and goes on only if they agree: a message, or the keys below. Without a \
+terminal the run waits until `runbook approve` answers.\n\n```yaml\n\
+confirm: {message: \"Deploy {{ params.version }}?\", type_to_confirm: \"{{ params.version }}\", timeout: 15m}\n```";
+
 /// The long form.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -61,7 +65,9 @@ impl JsonSchema for Confirm {
         "Confirm".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Either::<Message, Fields>::json_schema(generator)
+        let mut schema = Either::<Message, Fields>::json_schema(generator);
+        schema.insert("description".into(), DESCRIPTION.into());
+        schema
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
-use super::schema::{STEP, STEP_LISTS, document};
+use super::schema::{GATE, STEP, STEP_LISTS, definition_of, document};
 use crate::action::Action;
 use crate::yaml::Structure;
 
@@ -18,10 +18,11 @@ pub fn reference() -> String {
     pages.mapping(document(), 2);
     pages.heading(2, "Keys of a step");
     pages.text.push_str("Every step has an `id`, any of these keys, and exactly one [action](#actions).\n\n");
+    let common = |key: &str| key == GATE || !Action::KEYS.contains(&key);
     if let Some(step) = pages.definition(STEP) {
-        pages.told.insert(STEP.into());
-        pages.table(step, |key| !Action::KEYS.contains(&key));
-        pages.nested(step, 2, |key| !Action::KEYS.contains(&key));
+        pages.told.extend(Action::KEYS.iter().filter_map(|key| definition_of(step, key)).map(ToOwned::to_owned));
+        pages.table(step, common);
+        pages.nested(step, 2, common);
     }
     pages.heading(2, "Actions");
     for key in Action::KEYS {
@@ -54,9 +55,7 @@ impl Pages {
     fn action(&mut self, key: &str) {
         self.heading(3, &format!("`{key}`"));
         let Some(schema) = self.definition(STEP).and_then(|step| step.get("properties")?.get(key)) else { return };
-        let name = definition_names(schema).first().cloned();
-        let schema = name.as_deref().and_then(|name| self.definition(name)).unwrap_or(schema);
-        self.told.extend(name);
+        let schema = definition_names(schema).first().and_then(|name| self.definition(name)).unwrap_or(schema);
         self.description(schema);
         self.mapping(schema, 3);
     }
@@ -82,15 +81,38 @@ impl Pages {
         self.text.push_str("| key | value | meaning |\n|---|---|---|\n");
         for (key, property) in properties {
             let mark = if required.contains(&key) { " (required)" } else { "" };
-            let meaning = property.get("markdownDescription").and_then(Json::as_str).unwrap_or_default().replace('\n', " ");
+            let meaning = self.meaning(schema, key, property);
             let _ = writeln!(self.text, "| `{key}`{mark} | {} | {} |", escape(&self.value(property)), escape(&meaning));
         }
         self.text.push('\n');
     }
 
+    /// What a key is for, and what each of a few words means.
+    fn meaning(&self, schema: &Json, key: &str, property: &'static Json) -> String {
+        let text = |schema: &Json| {
+            schema
+                .get("markdownDescription")
+                .and_then(Json::as_str)
+                .map(|text| text.split("\n\n").next().unwrap_or(text).replace('\n', " "))
+        };
+        let of_branch = || {
+            let branches = schema.get("oneOf")?.as_array()?;
+            text(branches.iter().find(|branch| branch.get("properties").is_some_and(|properties| properties.get(key).is_some()))?)
+        };
+        let mut meaning = text(property).or_else(of_branch).unwrap_or_default();
+        let definition = definition_names(property).first().and_then(|name| self.definition(name)).unwrap_or(property);
+        let words = definition.get("enum").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
+        let told = definition.get("markdownEnumDescriptions").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
+        for (word, told) in words.zip(told) {
+            let _ = write!(meaning, " `{word}`: {}", told.replace('\n', " "));
+        }
+        meaning
+    }
+
     /// The keys of a mapping, also where they depend on the alternative chosen.
     fn properties(&self, schema: &'static Json) -> Vec<(&'static str, &'static Json)> {
         let own = |schema: &'static Json| {
+            let schema = schema.get("$ref").and_then(|_| self.definition(definition_names(schema).first()?)).unwrap_or(schema);
             schema.get("properties").and_then(Json::as_object).into_iter().flatten().filter(|(_, schema)| schema.is_object())
         };
         let branches = ["oneOf", "anyOf"].iter().filter_map(|keyword| schema.get(*keyword)?.as_array()).flatten();
@@ -106,8 +128,10 @@ impl Pages {
     /// What a value may be, with links to the sections of its mappings.
     fn value(&self, schema: &'static Json) -> String {
         let mut phrase = self.words.expected(schema);
-        let links: Vec<String> =
-            self.sections(schema).into_iter().map(|name| format!("[{}](#{})", title(&name), anchor(&title(&name)))).collect();
+        if let Some(items) = schema.get("items").filter(|items| *items != &Json::Bool(true)) {
+            let _ = write!(phrase, " of {}", self.words.expected(items));
+        }
+        let links: Vec<String> = self.sections(schema).into_iter().map(|name| self.link(&name)).collect();
         if !links.is_empty() {
             let _ = write!(phrase, ": {}", links.join(", "));
         }
@@ -115,6 +139,14 @@ impl Pages {
             let _ = write!(phrase, "; default `{}`", default.as_str().map_or_else(|| default.to_string(), ToOwned::to_owned));
         }
         phrase
+    }
+
+    fn link(&self, name: &str) -> String {
+        let step = self.definition(STEP);
+        match step.and_then(|step| Action::KEYS.iter().find(|key| definition_of(step, key) == Some(name))) {
+            Some(action) => format!("[`{action}`](#{action})"),
+            None => format!("[{}](#{})", title(name), anchor(&title(name))),
+        }
     }
 
     /// Definitions below a schema that are mappings and so have a section.

@@ -46,6 +46,7 @@ fn build() -> Json {
     let settings = generator.root_schema_for::<Settings>().to_value();
     let step = step(&mut generator);
     let mut definitions = generator.take_definitions(true);
+    show_examples(&step, &mut definitions);
     definitions.insert(STEP.into(), step);
     definitions.sort_keys();
     let mut properties = settings.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
@@ -70,6 +71,22 @@ fn build() -> Json {
     document
 }
 
+/// Moves the examples of actions into their descriptions, as an author would write them.
+fn show_examples(step: &Json, definitions: &mut Map<String, Json>) {
+    for key in Action::KEYS {
+        let Some(definition) = definition_of(step, key).and_then(|name| definitions.get_mut(name)) else { continue };
+        let Some(Json::Array(examples)) = definition.as_object_mut().and_then(|definition| definition.remove("examples")) else { continue };
+        let written: Vec<String> = examples.iter().filter_map(|example| serde_yaml::to_string(&json!({ *key: example })).ok()).collect();
+        let description = definition.get("description").and_then(Json::as_str).unwrap_or_default();
+        definition["description"] = format!("{description}\n\n```yaml\n{}```", written.join("\n")).into();
+    }
+}
+
+/// The name of the definition of an action.
+pub(super) fn definition_of<'a>(step: &'a Json, key: &str) -> Option<&'a str> {
+    step.get("properties")?.get(key)?.get("$ref")?.as_str()?.rsplit('/').next()
+}
+
 /// The common keys and exactly one action.
 fn step(generator: &mut SchemaGenerator) -> Json {
     let settings = generator.root_schema_for::<StepSettings>().to_value();
@@ -86,9 +103,7 @@ fn step(generator: &mut SchemaGenerator) -> Json {
             json!({ "required": [key], "properties": others, "errorMessage": "a step has exactly one action" })
         })
         .collect();
-    let gate = properties.get(GATE).cloned();
-    properties.extend(actions.into_iter().map(|(key, schema)| (key.to_owned(), schema.to_value())));
-    properties.extend(gate.map(|gate| (GATE.to_owned(), gate)));
+    properties.extend(actions.into_iter().filter(|(key, _)| *key != GATE).map(|(key, schema)| (key.to_owned(), schema.to_value())));
     json!({
         "description": "One step: the keys every step may have, and exactly one action.",
         "type": "object",
@@ -167,5 +182,82 @@ fn enumerate(map: &mut Map<String, Json>) {
         let (values, descriptions): (Vec<_>, Vec<_>) = constants.into_iter().unzip();
         map.insert("enum".into(), Json::Array(values));
         map.insert("markdownEnumDescriptions".into(), Json::Array(descriptions));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::playbook::reference::reference;
+
+    fn checked_in(name: &str) -> String {
+        std::fs::read_to_string(format!("{}/schemas/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_schema_beside_the_code_is_the_one_the_types_give() {
+        assert!(checked_in("playbook.schema.json") == json_schema(), "run `runbook schema > schemas/playbook.schema.json`");
+    }
+
+    #[test]
+    fn the_reference_beside_the_code_is_the_one_the_types_give() {
+        assert!(checked_in("reference.md") == reference(), "run `runbook schema --reference > schemas/reference.md`");
+    }
+
+    #[test]
+    fn every_action_is_explained_with_an_example() {
+        let reference = reference();
+        for key in Action::KEYS {
+            let section = reference.split(&format!("\n### `{key}`\n")).nth(1).unwrap_or_else(|| panic!("no section for {key}"));
+            let section = section.split("\n### ").next().unwrap_or_default();
+            assert!(section.contains("```yaml\n"), "{key} has no example");
+            assert!(section.contains("| key | value | meaning |"), "{key} has no keys");
+        }
+    }
+
+    #[test]
+    fn it_is_a_schema_and_editors_are_offered_no_null() {
+        jsonschema::draft7::meta::validate(document()).expect("a draft-07 schema");
+        assert!(!json_schema().contains("null"), "`null` spoils completion");
+    }
+
+    #[test]
+    fn the_playbooks_beside_the_code_fit_it() {
+        let validator = jsonschema::validator_for(document()).expect("a schema");
+        for directory in ["playbooks", "examples"] {
+            let directory = format!("{}/{directory}", env!("CARGO_MANIFEST_DIR"));
+            for file in std::fs::read_dir(directory).expect("a directory") {
+                let path = file.expect("a file").path();
+                if path.extension().is_some_and(|extension| extension == "yaml") {
+                    let playbook: Json = serde_yaml::from_str(&std::fs::read_to_string(&path).expect("text")).expect("YAML");
+                    let errors: Vec<String> = validator.iter_errors(&playbook).map(|error| error.to_string()).collect();
+                    assert!(errors.is_empty(), "{}: {}", path.display(), errors.join("\n"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_explained() {
+        fn unexplained(path: &str, schema: &Json, found: &mut Vec<String>) {
+            let parts = ["anyOf", "oneOf"].iter().filter_map(|keyword| schema.get(*keyword)?.as_array()).flatten();
+            parts.for_each(|part| unexplained(path, part, found));
+            for (key, property) in schema.get("properties").and_then(Json::as_object).into_iter().flatten() {
+                let told = |schema: &Json| schema.get("description").is_some();
+                let reference =
+                    property.get("$ref").and_then(Json::as_str).and_then(|name| document().pointer(name.trim_start_matches('#')));
+                let is_variant =
+                    schema.get("required").and_then(Json::as_array).is_some_and(|required| required.len() == 1) && told(schema);
+                if property.is_object() && !told(property) && !reference.is_some_and(told) && !is_variant {
+                    found.push(format!("{path}.{key}"));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        unexplained("", document(), &mut found);
+        for (name, definition) in document()["definitions"].as_object().into_iter().flatten() {
+            unexplained(name, definition, &mut found);
+        }
+        assert!(found.is_empty(), "no hover text for {}", found.join(", "));
     }
 }

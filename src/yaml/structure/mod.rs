@@ -297,6 +297,7 @@ fn equals(node: &Node, choice: &Json) -> bool {
 fn number_bounds(schema: &Json, number: f64, node: &Node, place: Place<'_>, problems: &mut Vec<Diagnostic>) {
     let bound = |keyword: &str| schema.get(keyword).and_then(Json::as_f64);
     let message = match (bound("minimum"), bound("maximum")) {
+        (Some(least), Some(most)) if least == most && number != least => format!("expected {least}, found {}", found(node)),
         (Some(least), Some(most)) if number < least || number > most => format!("{number} is not between {least} and {most}"),
         (Some(least), None) if number < least => format!("{number} is less than {least}"),
         (None, Some(most)) if number > most => format!("{number} is more than {most}"),

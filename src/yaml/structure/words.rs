@@ -32,7 +32,8 @@ fn collect<'a>(structure: &Structure<'a>, schema: &'a Json, phrases: &mut Vec<St
         Some(Json::Array(kinds)) => phrases.extend(kinds.iter().filter_map(Json::as_str).filter_map(kind_phrase)),
         _ => match branches(schema) {
             Some(branches) => branches.iter().for_each(|branch| collect(structure, branch, phrases)),
-            None => phrases.push("a mapping".into()),
+            None if schema.get("properties").is_some() || schema.get("required").is_some() => phrases.push("a mapping".into()),
+            None => phrases.push("any value".into()),
         },
     }
 }
