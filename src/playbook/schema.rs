@@ -196,12 +196,12 @@ mod tests {
 
     #[test]
     fn the_schema_beside_the_code_is_the_one_the_types_give() {
-        assert!(checked_in("playbook.schema.json") == json_schema(), "run `runbook schema > schemas/playbook.schema.json`");
+        assert!(checked_in("playbook.schema.json") == json_schema(), "run .ci/generate");
     }
 
     #[test]
     fn the_reference_beside_the_code_is_the_one_the_types_give() {
-        assert!(checked_in("reference.md") == reference(), "run `runbook schema --reference > schemas/reference.md`");
+        assert!(checked_in("reference.md") == reference(), "run .ci/generate");
     }
 
     #[test]

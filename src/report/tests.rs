@@ -146,6 +146,7 @@ fn plan() -> Plan {
         lock: "pre-deploy".into(),
         scopes: Vec::new(),
         redactor: Redactor::default(),
+        secret_variables: Default::default(),
         secrets: Vec::new(),
         sources: Arc::new(sources),
         selection: Selection::default(),
