@@ -205,7 +205,9 @@ impl History {
                 parts.extend(result_fields(result, style));
                 parts.push(Field::text("warning", &error.message, style));
             }
-            StepState::Finished(Outcome::Failed { error }) => parts.extend(error.result.iter().flat_map(|result| result_fields(result, style))),
+            StepState::Finished(Outcome::Failed { error }) => {
+                parts.extend(error.result.iter().flat_map(|result| result_fields(result, style)))
+            }
             _ => {}
         }
         lines.extend(fields(&parts));

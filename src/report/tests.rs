@@ -148,7 +148,6 @@ fn plan() -> Plan {
         redactor: Redactor::default(),
         secret_variables: Default::default(),
         secrets: Vec::new(),
-        secret_variables: Default::default(),
         sources: Arc::new(sources),
         selection: Selection::default(),
     }

@@ -49,7 +49,9 @@ fn no_stops_the_run() {
 
 #[test]
 fn keys_pressed_before_the_question_do_not_answer_it() {
-    let env = with(&CONFIRM.replace("steps:\n", "steps:\n  - id: first\n    shell: {run: 'echo first; until [ -e typed ]; do sleep 0.02; done'}\n"));
+    let env = with(
+        &CONFIRM.replace("steps:\n", "steps:\n  - id: first\n    shell: {run: 'echo first; until [ -e typed ]; do sleep 0.02; done'}\n"),
+    );
     let mut terminal = env.runbook(["run", "playbook.yaml"]).terminal();
     terminal.wait_for("│ first").send("y").send(key::ENTER);
     env.write("typed", "");
@@ -209,14 +211,16 @@ fn step_by_step_needs_a_terminal() {
 
 #[test]
 fn a_person_settles_an_unknown_end_with_a_reason() {
-    let env = with("
+    let env = with(
+        "
 version: 1
 name: unknown
 steps:
   - id: ship
     name: Ship
     shell: {run: 'echo began; echo x >> ran; until [ -e go ]; do sleep 0.02; done'}
-");
+",
+    );
     let running = env.runbook(["run", "playbook.yaml"]).spawn();
     running.wait_for("began");
     running.kill();
