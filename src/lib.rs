@@ -1,9 +1,9 @@
 //! runbook: a declarative runbook engine for people who operate production databases.
 //!
 //! Data flows one way, and a module uses only modules named above it in this list:
-//! `source` → `diagnostic` → `clock` → `units` → `secret` → `yaml` → `template` → `outcome` →
-//! `sql` → `target` → `output` → `text` → `process` → `action` → `playbook` → `plan` → `journal` →
-//! `engine` → `report` → `cli`.
+//! `source` → `diagnostic` → `clock` → `units` → `secret` → `output` → `text` → `yaml` →
+//! `outcome` → `template` → `sql` → `target` → `process` → `action` → `playbook` →
+//! `journal` → `plan` → `engine` → `report` → `cli`. A test reads the code and holds it.
 //!
 //! Invariants: only `cli` and `report` print; only `cli` reads the environment and
 //! chooses exit codes; nothing but a [`plan::Plan`] can be executed; every change of

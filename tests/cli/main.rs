@@ -15,6 +15,7 @@ mod postgres;
 mod prompts;
 mod report;
 mod show;
+mod structure;
 mod terminal;
 
 use environment::TestEnv;
