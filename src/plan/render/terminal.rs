@@ -131,7 +131,7 @@ impl Drawing<'_> {
         let beside = if last { " " } else { "│" };
         let mut lines = vec![self.title(step, level)];
         match &step.excluded {
-            Some(reason) => lines.push(Line::new().then(Ink::Dim, format!("  left out: {reason}"))),
+            Some(reason) => lines.push(Line::new().then(Ink::Dim, format!("  {reason}"))),
             None => lines.extend(self.body(step, index)),
         }
         lines
@@ -173,7 +173,11 @@ impl Drawing<'_> {
             lines.push(self.line(&description.summary).indented(2));
         }
         let indent = if summary_shown { 4 } else { 2 };
-        lines.extend(description.details.iter().flat_map(|text| text.lines()).map(|text| self.line(text).indented(indent)));
+        // A message of one line is said in the summary already.
+        let said = matches!(description.details.as_slice(), [only] if summary_shown && description.summary.ends_with(only));
+        if !said {
+            lines.extend(description.details.iter().flat_map(|text| text.lines()).map(|text| self.line(text).indented(indent)));
+        }
         lines.extend(fields(&self.conditions(step, index)));
         lines
     }
@@ -271,5 +275,142 @@ fn check_summary(check: &Check, values: &Values) -> String {
         Check::Http(http) => http.describe(values).summary,
         Check::Shell(shell) => shell.describe(values).summary,
         Check::IndexValid(name) => format!("index {} exists and is valid", values.text(name).unwrap_or_else(|_| name.text.value.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Selection;
+    use crate::plan::{Inputs, build};
+    use crate::playbook::load::load;
+    use crate::target::Variables;
+
+    const PLAYBOOK: &str = r#"
+version: 1
+name: deploy
+description: Ships a version.
+environment: production
+params:
+  version: {type: string, default: "4.2"}
+secrets:
+  token: {env: TOKEN}
+connections:
+  main: {url: "postgres://db1/stock"}
+max_parallel: 3
+steps:
+  - id: orphans
+    name: No orphaned scans
+    description: A scan without a rack can't be counted.
+    sql:
+      query: |
+        SELECT id
+          FROM scans
+         WHERE rack_id IS NULL
+      expect: {empty: true}
+  - id: index
+    name: Index the scans
+    needs: []
+    severity: warning
+    sql: {exec: "CREATE INDEX CONCURRENTLY idx_scans ON scans (rack_id)", transaction: none}
+    done_when: {index_valid: idx_scans}
+    undo: {sql: {exec: "DROP INDEX CONCURRENTLY idx_scans", transaction: none}}
+  - id: ship
+    needs: [orphans, index]
+    when: params.version != '0'
+    confirm: "Deploy {{ params.version }}?"
+    for_each: [eu, us]
+    as: region
+    shell: {argv: [deploy, --region, "{{ region }}", "{{ params.version }}"], env: {TOKEN: "{{ secrets.token }}"}}
+    undo: {irreversible: customers have seen it}
+  - id: purge
+    continue_on_error: true
+    sql: {exec: "DELETE FROM sessions"}
+on_failure:
+  - id: tell
+    notify: {to: [console], message: It failed}
+always:
+  - id: tidy
+    shell: {run: rm -f lock}
+"#;
+
+    fn shown(selection: Selection, width: usize) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deploy.yaml");
+        std::fs::write(&path, PLAYBOOK).unwrap();
+        let loaded = load(&path).unwrap();
+        let inputs = Inputs {
+            params: serde_json::Map::new(),
+            variables: Variables::new([("TOKEN".to_owned(), "hunter2".to_owned())]),
+            resolve: true,
+            selection,
+            directory: directory.path().to_owned(),
+        };
+        let plan = build(&path, loaded, &inputs).unwrap_or_else(|(_, diagnostics)| panic!("{diagnostics:?}"));
+        let mut drawn = Vec::new();
+        terminal(&plan, Style { color: false, width: Some(width) }, &mut drawn).unwrap();
+        String::from_utf8(drawn).unwrap().replace(&directory.path().display().to_string(), "[DIR]")
+    }
+
+    #[test]
+    fn every_step_shows_what_it_does_and_how_it_is_taken_back() {
+        insta::assert_snapshot!(shown(Selection::default(), 80), @r#"
+        deploy  Ships a version.
+          file         [DIR]/deploy.yaml
+          environment  production
+          connections  main
+          params       version = "4.2"
+          secrets      token
+          steps        6: read 2, change 2, not previewable 2; at most 3 side by side
+
+        ┌   1  read             orphans  No orphaned scans
+        │       A scan without a rack can't be counted.
+        │       SELECT scans
+        │         SELECT id
+        │          FROM scans
+        │         WHERE rack_id IS NULL
+        │         expects no rows
+        └   1  change           index  Index the scans
+                CREATE INDEX CONCURRENTLY scans
+                  CREATE INDEX CONCURRENTLY idx_scans ON scans (rack_id)
+                  without a transaction: each statement commits by itself
+                needs      nothing: starts at once
+                done when  index idx_scans exists and is valid
+                severity   warning: a failed expectation is recorded and stops nothing
+                undo       DROP INDEX CONCURRENTLY idx_scans
+                           without a transaction: each statement commits by itself
+            2  not previewable  ship
+                deploy --region '{{ region }}' 4.2
+                  TOKEN={{ secrets.token }}
+                needs       orphans, index
+                when        params.version != '0'
+                for each    eu, us
+                asks first  Deploy 4.2?
+                undo        IRREVERSIBLE: customers have seen it
+            3  change           purge
+                DELETE sessions
+                  DELETE FROM sessions
+                on error  goes on
+                undo      NONE
+
+        on_failure: if a step failed
+            1  read             tell
+                tell console: It failed
+
+        always: at the end in any case
+            1  not previewable  tidy
+                rm -f lock
+                undo      NONE
+        "#);
+    }
+
+    #[test]
+    fn what_is_left_out_is_named() {
+        let selection = Selection { skip: vec!["purge".into()], ..Selection::default() };
+        let plan = shown(selection, 80);
+        insta::assert_snapshot!(plan.lines().skip_while(|line| !line.contains("purge")).take(2).collect::<Vec<_>>().join("\n"), @"
+        3  left out         purge
+            left out by --skip
+        ");
     }
 }

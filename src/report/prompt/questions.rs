@@ -244,12 +244,12 @@ mod tests {
     use super::*;
 
     /// Answers from a script; remembers everything as it would stand on the screen.
-    struct Script {
-        answers: std::vec::IntoIter<&'static str>,
+    struct Script<'a> {
+        answers: std::slice::Iter<'a, &'static str>,
         screen: String,
     }
 
-    impl Lines for Script {
+    impl Lines for Script<'_> {
         fn show(&mut self, text: &str) {
             self.screen.push_str(text);
         }
@@ -258,12 +258,12 @@ mod tests {
             self.screen.push_str(prompt);
             let answer = self.answers.next()?;
             self.screen.push_str(&format!("{answer}\n"));
-            Some(answer.to_owned())
+            Some((*answer).to_owned())
         }
     }
 
     fn ask(question: &Question, answers: &[&'static str]) -> (Option<Reply>, String) {
-        let mut script = Script { answers: answers.to_vec().into_iter(), screen: String::new() };
+        let mut script = Script { answers: answers.iter(), screen: String::new() };
         let reply = Dialogue::new(&mut script, Style { color: false, width: Some(80) }).ask(question);
         (reply, script.screen.replace(&login_name(), "[ME]"))
     }
