@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::exit::Exit;
 use super::session::Settings;
-use crate::diagnostic::{self, Diagnostic, Severity};
+use crate::diagnostic::{self, Counts, Diagnostic};
 use crate::engine::EngineError;
 use crate::journal::JournalError;
 use crate::source::Sources;
@@ -36,6 +36,11 @@ impl Failure {
     /// A usage error.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Message { exit: Exit::Usage, message: message.into(), hints: Vec::new() }
+    }
+
+    /// A playbook that is not even text.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::Message { exit: Exit::Invalid, message: message.into(), hints: Vec::new() }
     }
 
     /// An error of the engine's surroundings.
@@ -75,16 +80,8 @@ impl Failure {
 /// All findings, drawn, and a closing line that counts them.
 pub(super) fn findings(sources: &Sources, diagnostics: &[Diagnostic], color: bool) -> String {
     let mut text = diagnostic::render(sources, diagnostics, color);
-    let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    if errors + warnings > 0 {
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        let parts: Vec<String> = [(errors, "error"), (warnings, "warning")]
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, word)| plural(*count, word))
-            .collect();
-        text.push_str(&format!("\n{}\n", parts.join(", ")));
+    if !diagnostics.is_empty() {
+        text.push_str(&format!("\n{}\n", Counts::of(diagnostics)));
     }
     text
 }

@@ -9,6 +9,7 @@ use super::session::Settings;
 use crate::journal::Selection;
 use crate::plan::{Inputs, Plan, build, parse_assignment};
 use crate::playbook::load::{Loaded, load};
+use crate::source::SourceError;
 
 /// Values for a playbook's parameters, and which of its steps to take.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -65,7 +66,10 @@ pub(super) fn current_directory() -> Result<PathBuf, Failure> {
 }
 
 pub(super) fn load_playbook(file: &Path) -> Result<Loaded, Failure> {
-    load(file).map_err(|error| Failure::usage(error.to_string()))
+    load(file).map_err(|error| match error {
+        SourceError::Read { .. } => Failure::usage(error.to_string()),
+        SourceError::Encoding { .. } | SourceError::TooLarge { .. } => Failure::invalid(error.to_string()),
+    })
 }
 
 pub(super) fn build_plan(file: &Path, inputs: &Inputs) -> Result<Plan, Failure> {

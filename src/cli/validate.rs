@@ -1,7 +1,7 @@
 //! `runbook validate`: says everything that is wrong with playbooks, and nothing else.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::findings;
 use super::playbook_file::load_playbook;
@@ -18,16 +18,32 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     for file in &args.files {
-        let loaded = load_playbook(file)?;
-        if !loaded.diagnostics.is_empty() {
-            let text = findings(&loaded.sources, &loaded.diagnostics, settings.color_on_stderr);
-            let _ = write!(std::io::stderr(), "{text}");
-        }
-        if loaded.document.is_none() {
-            exit = Exit::Invalid;
-        } else if !settings.quiet {
-            let _ = writeln!(std::io::stdout(), "{}: valid", file.display());
+        let judged = judge(file, settings);
+        if exit == Exit::Done {
+            exit = judged;
         }
     }
     Ok(exit)
+}
+
+/// Says what is wrong with one file; the others are judged all the same.
+fn judge(file: &Path, settings: &Settings) -> Exit {
+    let loaded = match load_playbook(file) {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            failure.print(settings);
+            return failure.exit();
+        }
+    };
+    if !loaded.diagnostics.is_empty() {
+        let text = findings(&loaded.sources, &loaded.diagnostics, settings.color_on_stderr);
+        let _ = write!(std::io::stderr(), "{text}");
+    }
+    if loaded.document.is_none() {
+        return Exit::Invalid;
+    }
+    if !settings.quiet {
+        let _ = writeln!(std::io::stdout(), "{}: valid", file.display());
+    }
+    Exit::Done
 }

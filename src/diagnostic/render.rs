@@ -22,11 +22,14 @@ pub fn render(sources: &Sources, diagnostics: &[Diagnostic], color: bool) -> Str
     let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
     sorted.sort_by_key(|diagnostic| (diagnostic.span.source, diagnostic.span.start));
     let mut drawn = String::new();
-    for diagnostic in sorted.iter().take(SHOWN) {
+    for (index, diagnostic) in sorted.iter().take(SHOWN).enumerate() {
+        if index > 0 {
+            drawn.push('\n');
+        }
         draw(sources, diagnostic, &renderer, &mut drawn);
     }
     if let Some(more) = sorted.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        drawn.push_str(&format!("… and {more} more, not shown\n"));
+        drawn.push_str(&format!("\n… and {more} more, not shown\n"));
     }
     drawn
 }
@@ -119,7 +122,7 @@ fn draw(sources: &Sources, diagnostic: &Diagnostic, renderer: &Renderer, drawn: 
         group = group.element(Level::HELP.message(visible(help)));
     }
     drawn.push_str(&renderer.render(&[group]));
-    drawn.push_str("\n\n");
+    drawn.push('\n');
 }
 
 /// Consecutive lines of a file with the places in them.

@@ -359,7 +359,7 @@ impl JsonSchema for Undo {
                 { "const": "irreversible" },
                 {
                     "type": "object",
-                    "properties": { "irreversible": { "type": "string", "description": "why the effect can't be taken back" } },
+                    "properties": { "irreversible": { "type": "string", "description": "Why the effect can't be taken back." } },
                     "required": ["irreversible"],
                     "additionalProperties": false
                 },

@@ -374,9 +374,15 @@ impl<'a> Builder<'a> {
             .diagnostics
             .last()
             .is_some_and(|last| last.code == "unquoted-template" && line(last.span.start) == line(diagnostic.span.start));
-        if !explained {
-            self.diagnostics.push(diagnostic);
+        if explained {
+            return;
         }
+        // An error further down is often the first that notices an open bracket.
+        let open = self.open.iter().rev().find(|open| open.flow && line(open.span.start) != line(diagnostic.span.start));
+        self.diagnostics.push(match open {
+            Some(bracket) => diagnostic.related(Span { end: bracket.span.start + 1, ..bracket.span }, "still open"),
+            None => diagnostic,
+        });
     }
 
     fn span(&self, start: usize, end: usize) -> Span {
@@ -589,7 +595,7 @@ mod tests {
         insta::assert_snapshot!(diagnose("a: 'it's'"), @r#"x.yaml:1:8 [yaml-syntax] something follows the closing quote at "s"; quote the whole text; inside '…' write '' for a quote, inside "…" write \""#);
         insta::assert_snapshot!(diagnose("a: \"C:\\dir\""), @r#"x.yaml:1:4 [yaml-syntax] a text in double quotes holds an unknown escape at "\""; write \\ for a backslash, or use single quotes"#);
         insta::assert_snapshot!(diagnose("a: \"open\nb: 1"), @r#"x.yaml:1:4 [yaml-syntax] a quoted text is never closed at "\""; is the closing quote missing, or a line of the text not indented?"#);
-        insta::assert_snapshot!(diagnose("a: [1, 2\nb: 3"), @r#"x.yaml:2:2 [yaml-syntax] `:` is not allowed here at ":"; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
+        insta::assert_snapshot!(diagnose("a: [1, 2\nb: 3"), @r#"x.yaml:2:2 [yaml-syntax] `:` is not allowed here at ":"; still open: x.yaml:1:4; is this line indented deeper than its neighbours, a quote or bracket above never closed, or a text that holds `: ` not quoted?"#);
         insta::assert_snapshot!(diagnose("a: @x"), @r#"x.yaml:1:4 [yaml-syntax] text may not begin with `@` at "@"; put the text in quotes"#);
         insta::assert_snapshot!(diagnose("a: *.sql"), @r#"x.yaml:1:4 [yaml-syntax] this alias names no anchor at "*"; text that begins with `*` or `&` needs quotes"#);
         insta::assert_snapshot!(diagnose("steps:\n - id: a\n   x: 1\n  y: 2"), @r#"x.yaml:4:3 [yaml-syntax] this line does not belong to the list or mapping above it at "y"; does its indentation match the lines it belongs with? is a `:` missing?"#);

@@ -17,6 +17,7 @@ mod report;
 mod show;
 mod structure;
 mod terminal;
+mod validate;
 
 use environment::TestEnv;
 

@@ -81,7 +81,7 @@ impl<'a> Structure<'a> {
     fn value(&self, schema: &'a Json, node: &Node, place: Place<'_>, problems: &mut Vec<Diagnostic>) {
         if let Some(name) = reference(schema) {
             if let Some(problem) = (self.leaf)(name, node) {
-                problems.push(problem);
+                problems.push(place.explain(problem));
             } else if let Some(definition) = self.definition(name) {
                 self.value(definition, node, place, problems);
             }
@@ -229,7 +229,8 @@ impl<'a> Structure<'a> {
     fn sequence(&self, schema: &'a Json, node: &Node, items: &[Node], place: Place<'_>, problems: &mut Vec<Diagnostic>) {
         let least = schema.get("minItems").and_then(Json::as_u64).unwrap_or(0);
         if (items.len() as u64) < least {
-            let message = format!("at least {least} entr{} expected here", if least == 1 { "y is" } else { "ies are" });
+            let message =
+                if least == 1 { "the list must not be empty".into() } else { format!("at least {least} entries are expected here") };
             problems.push(place.explain(Diagnostic::error("invalid-value", node.span, message)));
         }
         if let Some(item) = schema.get("items") {

@@ -281,6 +281,8 @@ fn wrong_values_say_what_is_allowed() {
       |
     5 | when: a ==
       |       ^^^^
+      |
+      = help: `when`: Whether.
 
     error[conflicting-keys]: `env` and `file` cannot stand together
      --> x.yaml:6:16
