@@ -7,7 +7,7 @@ use super::dispatcher::Dispatcher;
 use super::lock::{Claim, Locks, claim as claim_locks};
 use super::{EngineError, Setup, Start};
 use crate::journal::event::FORMAT;
-use crate::journal::{EventKind, RunHeader, RunState, StepState};
+use crate::journal::{EventKind, Outcome, RunHeader, RunState, StepState};
 use crate::plan::Plan;
 use crate::target::{Identity, Targets};
 
@@ -28,10 +28,15 @@ pub fn edited_steps(plan: &Plan, state: &RunState) -> Vec<String> {
         .header
         .steps
         .iter()
-        .filter(|record| state.steps.iter().any(|(id, progress)| base_id(id) == record.id && progress.state != StepState::Pending))
+        .filter(|record| state.steps.iter().any(|(id, progress)| base_id(id) == record.id && is_settled_or_in_doubt(&progress.state)))
         .filter(|record| plan.steps.iter().all(|step| step.id != record.id || step.digest != record.digest))
         .map(|record| record.id.clone())
         .collect()
+}
+
+/// A failed step runs again, so mending it is what editing is for.
+fn is_settled_or_in_doubt(state: &StepState) -> bool {
+    !matches!(state, StepState::Pending | StepState::Retrying | StepState::Finished(Outcome::Failed { .. }))
 }
 
 /// `step` of `step[3]`.

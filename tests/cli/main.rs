@@ -14,6 +14,7 @@ mod environment;
 mod postgres;
 mod prompts;
 mod report;
+mod run;
 mod show;
 mod structure;
 mod terminal;
