@@ -53,7 +53,7 @@ steps:
   - {id: a, when: params.n > 1, shell: {run: echo a >> log}}
   - {id: below, shell: {run: echo below >> log}}
   - {id: needs_a, needs: [a], shell: {run: echo needs_a >> log}}
-  - {id: handles, needs: [a], when: \"steps.a.status == 'skipped'\", shell: {run: echo handles >> log}}
+  - {id: handles, needs: [a, below], when: \"steps.a.status == 'skipped'\", shell: {run: echo handles >> log}}
 ");
     run(&env, &[]).exits(0);
     assert_eq!(log(&env), "below handles");
