@@ -116,6 +116,11 @@ async fn what_cannot_be_dumped_leaves_nothing_and_says_why() {
 async fn a_stopped_dump_leaves_nothing() {
     let bench = Bench::new();
     let mut holder = hold_lock(&bench.database);
+    until(
+        &bench.database,
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'racks'::regclass AND mode = 'AccessExclusiveLock' AND granted)",
+    )
+    .await;
     let stopped = async {
         until(
             &bench.database,

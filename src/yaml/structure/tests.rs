@@ -1,3 +1,5 @@
+//! A tree judged by a schema: what is found, where, and in which words.
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
