@@ -40,19 +40,22 @@ pub(super) async fn run(args: &Args, settings: &Settings) -> Result<Exit, Failur
     let by = args.name.clone().unwrap_or_else(login_name);
     let host = gethostname::gethostname().to_string_lossy().into_owned();
     let mut tries = 0;
-    let (state, prompt) = loop {
-        let mut state = load(&mut journal, &run).await?.state;
+    let (state, prompt, at_work) = loop {
+        let history = load(&mut journal, &run).await?;
+        let at_work = history.state.phase == RunPhase::Running && !history.crashed;
+        let mut state = history.state;
         let (prompt, answer) = answer(&state, args, &by)?;
         let event = EventKind::GateAnswered { step: args.step.clone(), answer, host: host.clone() };
         match journal.append(&run, &mut state, vec![event], &Redactor::default()).await {
             Err(JournalError::Conflict { .. }) if tries < TRIES => tries += 1,
             appended => {
                 appended?;
-                break (state, prompt);
+                break (state, prompt, at_work);
             }
         }
     };
-    let text = confirmation(args, &by, &run, &state, &prompt, &settings.command());
+    let going_on = if at_work { "the run goes on by itself".to_owned() } else { format!("{} resume {run}  goes on", settings.command()) };
+    let text = confirmation(args, &by, &run, &state, &prompt, going_on);
     let _ = write!(std::io::stdout(), "{text}");
     Ok(Exit::Done)
 }
@@ -113,17 +116,11 @@ fn refused(message: String) -> Failure {
     Failure::Message { exit: Exit::Refused, message, hints: Vec::new() }
 }
 
-fn confirmation(args: &Args, by: &str, run: &str, state: &RunState, prompt: &Prompt, command: &str) -> String {
+fn confirmation(args: &Args, by: &str, run: &str, state: &RunState, prompt: &Prompt, going_on: String) -> String {
     let said = if args.decline { "declined" } else { "approved" };
     let given = state.progress(&args.step).map_or(0, |progress| progress.answers.len());
     let wanted = prompt.approvers.max(1) as usize;
-    let next = if args.decline || given >= wanted {
-        match state.phase {
-            RunPhase::Running => "the run goes on by itself".to_owned(),
-            _ => format!("{command} resume {run}  goes on"),
-        }
-    } else {
-        format!("{given} of {wanted} approvals; another person must approve too")
-    };
+    let next =
+        if args.decline || given >= wanted { going_on } else { format!("{given} of {wanted} approvals; another person must approve too") };
     format!("{by} {said} `{}` of run {run}\n  {next}\n", args.step)
 }

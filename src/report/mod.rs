@@ -1,10 +1,11 @@
 //! What a run looks like to people and programs: events in, pictures out.
 //!
-//! On a terminal there is a live area below the report ([`terminal`]); in a pipe or
-//! in CI the same report in plain lines ([`plain`]); for programs one JSON event a line
-//! ([`json`]). What is said is decided once, by the narrator. The report goes to
-//! standard output; questions, and what the next Ctrl+C does, go to standard error, so
-//! that `runbook run … | tee log` keeps the whole report and still asks.
+//! On a terminal there is a live area below the report (`terminal`); in a pipe or in CI
+//! the same report in plain lines (`plain`); for programs one JSON event a line (`json`).
+//! What is said is decided once, by the narrator. The report goes to standard output;
+//! questions, and what the next Ctrl+C does, go to standard error, so that
+//! `runbook run … | tee log` keeps the whole report and still asks. Where the report is on
+//! a terminal itself, such a notice stands in it.
 //!
 //! A reader that goes away never stops a run: every failed write is ignored.
 
