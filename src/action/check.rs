@@ -89,7 +89,7 @@ async fn index_valid(name: &str, context: &StepContext) -> Result<bool, StepErro
     };
     let mut valid = false;
     let mut see =
-        |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| *value == Value::Bool(true) || *value == Value::from(1));
+        |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| value == true || value == 1);
     session.read(&Statement::query(query).with(&[name.into()]), None, &mut see).await?;
     Ok(valid)
 }

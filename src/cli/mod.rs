@@ -104,7 +104,7 @@ pub fn main() -> i32 {
         }
     };
     if let Command::Guard { marker } = &cli.command {
-        let _ = crate::process::guard::watch(marker);
+        crate::process::guard::watch(marker);
         return Exit::Done.code();
     }
     let settings = session::Settings::new(&cli.global);

@@ -56,7 +56,7 @@ fn a_killed_run_leaves_no_children() {
 #[test]
 fn a_cancelled_run_leaves_no_children() {
     let environment = TestEnv::new();
-    environment.write("long.yaml", &LONG.replace("trap \"\" TERM HUP INT; ", ""));
+    environment.write("long.yaml", LONG.replace("trap \"\" TERM HUP INT; ", ""));
     let run = environment.runbook(["run", "long.yaml"]).spawn();
     run.wait_for("all started");
     run.signal(Signal::SIGINT).wait_for("Once more cancels");
