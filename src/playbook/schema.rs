@@ -28,9 +28,14 @@ pub(super) const STEP_LISTS: [(&str, &str); 4] = [
     ("always", "Steps run at the end in any case."),
 ];
 
-/// The JSON Schema (draft-07), as text.
+/// The JSON Schema (draft-07) for editors, as text.
 pub fn json_schema() -> String {
-    let mut text = serde_json::to_string_pretty(document()).unwrap_or_default();
+    let mut schema = document().clone();
+    let definitions = schema["definitions"].take();
+    inline_scalars(&mut schema, &definitions);
+    schema["definitions"] = definitions.clone();
+    inline_scalars(&mut schema["definitions"], &definitions);
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
     text.push('\n');
     text
 }
@@ -59,7 +64,6 @@ fn build() -> Json {
     }
     let mut document = json!({
         "$schema": DRAFT,
-        "title": "runbook playbook",
         "description": "A procedure for people who operate databases.",
         "type": "object",
         "properties": properties,
@@ -93,16 +97,10 @@ fn step(generator: &mut SchemaGenerator) -> Json {
     let mut properties = settings.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
     let actions = Action::schemas(generator);
     let keys: Vec<&str> = actions.iter().map(|(key, _)| *key).collect();
-    // `false` for all other actions, because an editor's own words for "several of
-    // `oneOf` match" tell nobody what to do.
-    let branches: Vec<Json> = keys
-        .iter()
-        .map(|key| {
-            let others = keys.iter().filter(|other| *other != key && **other != GATE);
-            let others: Map<String, Json> = others.map(|other| ((*other).to_owned(), Json::Bool(false))).collect();
-            json!({ "required": [key], "properties": others, "errorMessage": "a step has exactly one action" })
-        })
-        .collect();
+    let mut branches = exclusive(&keys, "a step has exactly one action");
+    for branch in &mut branches {
+        branch["properties"].as_object_mut().map(|others| others.remove(GATE));
+    }
     properties.extend(actions.into_iter().filter(|(key, _)| *key != GATE).map(|(key, schema)| (key.to_owned(), schema.to_value())));
     json!({
         "description": "One step: the keys every step may have, and exactly one action.",
@@ -112,6 +110,43 @@ fn step(generator: &mut SchemaGenerator) -> Json {
         "additionalProperties": false,
         "oneOf": branches,
     })
+}
+
+/// Branches of which one holds when exactly one of the keys is there. Each forbids the
+/// others by name, because an editor's own words for "several of `oneOf` match" tell
+/// nobody what to do.
+fn exclusive(keys: &[&str], message: &str) -> Vec<Json> {
+    keys.iter()
+        .map(|key| {
+            let others: Map<String, Json> =
+                keys.iter().filter(|other| *other != key).map(|other| ((*other).to_owned(), Json::Bool(false))).collect();
+            json!({ "type": "object", "required": [key], "properties": others, "errorMessage": message })
+        })
+        .collect()
+}
+
+/// Editors show what a type says of itself before what a key says of its use. So a key
+/// of a scalar type gets a copy of the type without its description.
+fn inline_scalars(schema: &mut Json, definitions: &Json) {
+    match schema {
+        Json::Object(map) => {
+            let scalar = map
+                .get("description")
+                .and_then(|_| map.get("allOf")?.get(0)?.get("$ref")?.as_str()?.rsplit('/').next())
+                .and_then(|name| definitions.get(name)?.as_object())
+                .filter(|definition| {
+                    ["properties", "allOf", "anyOf", "oneOf", "items"].iter().all(|keyword| !definition.contains_key(*keyword))
+                });
+            if let Some(scalar) = scalar {
+                map.remove("allOf");
+                let keywords = scalar.iter().filter(|(keyword, _)| !matches!(keyword.as_str(), "description" | "markdownDescription"));
+                map.extend(keywords.map(|(keyword, value)| (keyword.clone(), value.clone())));
+            }
+            map.values_mut().for_each(|part| inline_scalars(part, definitions));
+        }
+        Json::Array(items) => items.iter_mut().for_each(|part| inline_scalars(part, definitions)),
+        _ => {}
+    }
 }
 
 /// Makes what schemars writes fit for editors: `null` would be completed, defaults
@@ -155,6 +190,7 @@ fn tidy_keywords(map: &mut Map<String, Json>) {
         values.retain(|value| !value.is_null());
     }
     enumerate(map);
+    flatten_alternatives(map);
     if let Some(Json::String(text)) = map.get("description").cloned() {
         map.insert("markdownDescription".into(), Json::String(text.clone()));
         map.insert("description".into(), Json::String(text.split("\n\n").next().unwrap_or_default().replace('\n', " ")));
@@ -167,6 +203,42 @@ fn is_schema(map: &Map<String, Json>) -> bool {
         Some(Json::Object(_)) | None => false,
         Some(_) => true,
     })
+}
+
+/// Mappings with one key each become one mapping with exclusive keys, which editors
+/// complete and explain better.
+fn flatten_alternatives(map: &mut Map<String, Json>) {
+    let Some(Json::Array(branches)) = map.get("oneOf") else { return };
+    let single = |branch: &Json| {
+        let (key, property) = match branch.get("properties")?.as_object()?.iter().collect::<Vec<_>>().as_slice() {
+            [(key, property)] => ((*key).clone(), (*property).clone()),
+            _ => return None,
+        };
+        let closed = branch.get("required")? == &json!([key]) && branch.get("additionalProperties") == Some(&Json::Bool(false));
+        closed.then(|| (key, explained(property, branch.get("description"))))
+    };
+    let Some(properties) = branches.iter().map(single).collect::<Option<Map<String, Json>>>() else { return };
+    let keys: Vec<&str> = properties.keys().map(String::as_str).collect();
+    let message = format!("exactly one of {} belongs here", keys.join(", "));
+    let branches = exclusive(&keys, &message);
+    map.insert("type".into(), json!("object"));
+    map.insert("properties".into(), properties.into());
+    map.insert("additionalProperties".into(), Json::Bool(false));
+    map.insert("oneOf".into(), branches.into());
+}
+
+/// A property with the description of its branch.
+fn explained(property: Json, description: Option<&Json>) -> Json {
+    match (property, description) {
+        (Json::Object(mut property), Some(description)) if !property.contains_key("description") => {
+            if let Some(reference) = property.remove("$ref") {
+                property.insert("allOf".into(), json!([{ "$ref": reference }]));
+            }
+            property.insert("description".into(), description.clone());
+            property.into()
+        }
+        (property, _) => property,
+    }
 }
 
 /// Alternatives that are constants become an enumeration, whose error message lists the values.
