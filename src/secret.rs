@@ -1,7 +1,7 @@
 //! Declared secrets, and the one redactor in front of every sink.
 //!
 //! A [`Secret`] cannot be printed by accident. The [`Redactor`] replaces every
-//! declared secret, also in the encoded forms listed in [`forms`], with `***` in
+//! declared secret, also in the encoded forms listed in `forms`, with `***` in
 //! text and in byte streams, across chunk borders. It cannot know secrets nobody
 //! declared, nor forms that hide the text altogether (encryption, compression).
 
