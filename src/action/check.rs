@@ -88,8 +88,7 @@ async fn index_valid(name: &str, context: &StepContext) -> Result<bool, StepErro
         Kind::Sqlite => "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'index' AND name = $1",
     };
     let mut valid = false;
-    let mut see =
-        |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| value == true || value == 1);
+    let mut see = |_: &[Column], row: Vec<Value>| valid = row.first().is_some_and(|value| value == true || value == 1);
     session.read(&Statement::query(query).with(&[name.into()]), None, &mut see).await?;
     Ok(valid)
 }

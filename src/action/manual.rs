@@ -67,7 +67,8 @@ impl Perform for Manual {
         let answer = context.ask(prompt).await?;
         let observed = answer.text.unwrap_or_default().trim().to_owned();
         if !answer.accepted || observed.is_empty() {
-            return Err(StepError::new(ErrorKind::Declined, format!("declined by {}", answer.by)));
+            let reason = if observed.is_empty() { String::new() } else { format!(": {observed}") };
+            return Err(StepError::new(ErrorKind::Declined, format!("declined by {}{reason}", answer.by)));
         }
         let result = StepResult {
             summary: format!("{observed} (seen by {})", answer.by),

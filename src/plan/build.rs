@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::parameters::{self, Environment, Inputs};
+use super::selection::select;
 use super::{Need, Plan, PlannedStep, Scope};
 use crate::action::notify::ResolvedChannel;
 use crate::action::{Action, Inspection, Perform, Recovery};
-use crate::diagnostic::{Diagnostic, Severity, did_you_mean};
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::journal::Phase;
 use crate::playbook::load::{Document, Loaded};
 use crate::playbook::{IdentityExpectation, Ledger, Playbook, SecretSource, ServerRole, Step};
@@ -57,7 +58,7 @@ pub fn build(file: &Path, loaded: Loaded, inputs: &Inputs) -> Result<Plan, (Sour
     let redactor = Redactor::new(builder.secrets.values().chain(&passwords));
     let secret_variables = std::mem::take(&mut builder.secret_variables);
     let Builder { mut diagnostics, mut steps, scopes, connections, environment, .. } = builder;
-    select(&mut steps, &scopes, inputs, &mut diagnostics);
+    select(&mut steps, &inputs.selection, &mut diagnostics);
     if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err((sources, diagnostics));
     }
@@ -464,58 +465,6 @@ fn step_reads(step: &Step) -> Vec<String> {
         .map(|used| used.reference.path[1].clone())
         .filter(|name| *name != step.settings.id.value)
         .collect()
-}
-
-fn select(steps: &mut [PlannedStep], scopes: &[Scope], inputs: &Inputs, diagnostics: &mut Vec<Diagnostic>) {
-    let selection = &inputs.selection;
-    let at = Span { source: SourceId(0), start: 0, end: 0 };
-    let matches = |step: &PlannedStep, name: &str| {
-        step.id == name
-            || step.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
-            || step.step.settings.tags.iter().any(|tag| tag == name)
-    };
-    for name in selection.only.iter().chain(&selection.skip).chain(&selection.from) {
-        if !steps.iter().any(|step| matches(step, name)) {
-            let known: Vec<&str> = steps.iter().map(|step| step.id.as_str()).collect();
-            let mut problem = Diagnostic::error("selection", at, format!("no step and no tag is called `{name}`"));
-            if let Some(similar) = did_you_mean(name, known) {
-                problem = problem.help(format!("did you mean `{similar}`?"));
-            }
-            diagnostics.push(problem);
-        }
-    }
-    let first = selection.from.as_ref().and_then(|from| steps.iter().position(|step| matches(step, from)));
-    for (index, step) in steps.iter_mut().enumerate() {
-        let closing = step.phase != Phase::Steps;
-        step.excluded = if selection.skip.iter().any(|name| matches(step, name)) {
-            Some("left out by --skip".into())
-        } else if !closing && !selection.only.is_empty() && !selection.only.iter().any(|name| matches(step, name)) {
-            Some("not named by --only".into())
-        } else if !closing && first.is_some_and(|first| index < first) {
-            Some("before --from".into())
-        } else {
-            None
-        };
-    }
-    for step in steps.iter().filter(|step| step.excluded.is_none() && step.phase == Phase::Steps) {
-        if let Some(missing) = step.reads.iter().map(|index| &steps[*index]).find(|read| read.excluded.is_some()) {
-            let name = &scopes[step.scope].prefix;
-            let _ = name;
-            diagnostics.push(
-                Diagnostic::error(
-                    "selection-needs",
-                    step.step.settings.id.span,
-                    format!(
-                        "`{}` reads the result of `{}`, which is {}",
-                        step.id,
-                        missing.id,
-                        missing.excluded.as_deref().unwrap_or_default()
-                    ),
-                )
-                .help(format!("also select `{}`, or leave out `{}`", missing.id, step.id)),
-            );
-        }
-    }
 }
 
 fn step_digest(sources: &Sources, step: &Step, files: &[SourceId]) -> String {

@@ -8,6 +8,7 @@ mod build;
 mod parameters;
 pub mod render;
 mod scope;
+mod selection;
 
 use std::path::PathBuf;
 use std::sync::Arc;
