@@ -304,14 +304,9 @@ fn summary(statements: &[BoundStatement]) -> String {
     parts.join("; ")
 }
 
-/// A statement as it is sent, its lines moved left together.
+/// A statement as it is sent, line by line.
 fn sent_lines(statement: &BoundStatement, terminated: bool) -> Vec<String> {
     let mut lines: Vec<String> = statement.text.lines().map(|line| line.trim_end().to_owned()).collect();
-    let indented = lines.iter().skip(1).filter(|line| !line.is_empty());
-    let indent = indented.map(|line| line.len() - line.trim_start_matches(' ').len()).min().unwrap_or_default();
-    for line in lines.iter_mut().skip(1) {
-        line.drain(..indent.min(line.len()));
-    }
     if let Some(last) = lines.last_mut().filter(|_| terminated) {
         last.push(';');
     }

@@ -144,8 +144,8 @@ expect: {rows_affected: 1}
     insta::assert_snapshot!(format!("{}\n{}", description.summary, description.details.join("\n")), @r##"
     UPDATE audit_sessions; REFRESH MATERIALIZED VIEW totals
     UPDATE audit_sessions
-      SET status = 'completed', racks = $1
-    WHERE id = $2;
+       SET status = 'completed', racks = $1
+     WHERE id = $2;
       $1 = known after count  (steps.count.value)
       $2 = 7  (params.session)
     REFRESH MATERIALIZED VIEW totals;

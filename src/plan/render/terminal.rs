@@ -367,8 +367,8 @@ always:
         │       A scan without a rack can't be counted.
         │       SELECT scans
         │         SELECT id
-        │          FROM scans
-        │         WHERE rack_id IS NULL
+        │           FROM scans
+        │          WHERE rack_id IS NULL
         │         expects no rows
         └   1  change           index  Index the scans
                 CREATE INDEX CONCURRENTLY scans
