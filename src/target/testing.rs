@@ -49,35 +49,77 @@ pub fn hand_over(directory: &Path) {
     }
 }
 
-/// Starts a server with further settings; it lives as long as the value.
-pub fn start(settings: &[&str]) -> Server {
+/// A new directory of the user that servers run as.
+pub fn directory() -> PathBuf {
     let directory = tempfile::Builder::new().prefix("runbook-pg-").tempdir_in("/tmp").unwrap().keep();
     hand_over(&directory);
-    let data = directory.join("data");
-    let made = unprivileged(programs().join("initdb"))
-        .args(["-U", "postgres", "-A", "trust", "-N", "--no-instructions", "-D"])
-        .arg(&data)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+    directory
+}
+
+/// Runs a program to its end as the user that servers run as.
+pub fn finish(command: &mut Command) {
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Starts a server with further settings; it lives as long as the value.
+pub fn start(settings: &[&str]) -> Server {
+    start_in(directory(), 5432, settings)
+}
+
+/// The same, in a directory that may already hold its configuration, on a port of its own.
+pub fn start_in(directory: PathBuf, port: u16, settings: &[&str]) -> Server {
+    initialise(&directory);
+    serve(directory, port, settings)
+}
+
+fn initialise(directory: &Path) {
+    let initdb = ["-U", "postgres", "-A", "trust", "-N", "--no-instructions", "-D"];
+    finish(unprivileged(programs().join("initdb")).args(initdb).arg(directory.join("data")));
+}
+
+/// A standby of the shared server.
+pub fn standby() -> Server {
+    let directory = directory();
+    let copy = ["-U", "postgres", "-R", "-N", "-c", "fast", "-X", "stream", "-h"];
+    finish(unprivileged(programs().join("pg_basebackup")).args(copy).arg(&server().socket).arg("-D").arg(directory.join("data")));
+    serve(directory, 5432, &["hot_standby=on"])
+}
+
+fn serve(directory: PathBuf, port: u16, settings: &[&str]) -> Server {
+    let mut arguments: Vec<String> =
+        ["-D", &directory.join("data").display().to_string(), "-k", &directory.display().to_string()].map(str::to_owned).into();
+    let port_setting = format!("port={port}");
+    let defaults = ["fsync=off", "listen_addresses=", "max_connections=200", port_setting.as_str()];
+    arguments.extend(defaults.iter().chain(settings).flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
+    // An immediate shutdown: nothing in these servers is worth saving.
+    guard(directory, programs().join("postgres"), &arguments, "QUIT", port)
+}
+
+/// Starts a program that serves a socket in `directory` and waits until it does. A
+/// shell ends it by `signal`, and removes the directory, when its standard input closes.
+pub fn guard(directory: PathBuf, program: impl AsRef<std::ffi::OsStr>, arguments: &[String], signal: &str, port: u16) -> Server {
     let mut shell = unprivileged("sh");
-    // QUIT is an immediate shutdown: nothing in this server is worth saving.
-    shell.args(["-c", r#"dir=$1; shift; "$@" >"$dir/log" 2>&1 & read -r _; kill -QUIT $!; wait; rm -rf "$dir""#, "sh"]).arg(&directory);
-    shell.arg(programs().join("postgres")).arg("-D").arg(&data).arg("-k").arg(&directory);
-    for setting in [&["fsync=off", "listen_addresses=", "max_connections=200"], settings].concat() {
-        shell.args(["-c", setting]);
-    }
+    shell
+        .args(["-c", r#"dir=$1 signal=$2; shift 2; "$@" >"$dir/log" 2>&1 & read -r _; kill -"$signal" $!; wait; rm -rf "$dir""#, "sh"])
+        .arg(&directory)
+        .arg(signal);
+    shell.arg(program.as_ref()).args(arguments);
     let server = Server { socket: directory, guardian: shell.stdin(Stdio::piped()).spawn().unwrap() };
-    let ready = |_: &u32| Command::new(programs().join("pg_isready")).arg("-q").arg("-h").arg(&server.socket).status().unwrap().success();
-    let waited = (0..600).find(|attempt| {
-        let answer = ready(attempt);
-        if !answer {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut ready = Command::new(programs().join("pg_isready"));
+    ready.arg("-q").arg("-h").arg(&server.socket).args(["-p", &port.to_string()]);
+    for _ in 0..600 {
+        if ready.status().unwrap().success() {
+            return server;
         }
-        answer
-    });
-    assert!(waited.is_some(), "{}", std::fs::read_to_string(server.socket.join("log")).unwrap_or_default());
-    server
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{}", std::fs::read_to_string(server.socket.join("log")).unwrap_or_default());
 }
 
 /// The server most tests share.
@@ -89,9 +131,14 @@ pub fn server() -> &'static Server {
 impl Server {
     /// Runs psql as superuser and gives what it prints.
     pub fn psql(&self, database: &str, sql: &str) -> String {
+        self.psql_at(5432, database, sql)
+    }
+
+    /// The same, on another port.
+    pub fn psql_at(&self, port: u16, database: &str, sql: &str) -> String {
         let answer = Command::new(programs().join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
-            .arg("-h")
+            .args(["-p", &port.to_string(), "-h"])
             .arg(&self.socket)
             .output()
             .unwrap();

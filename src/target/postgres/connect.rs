@@ -166,7 +166,11 @@ pub fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) if is_hangup(error.kind()) => "the server closed the connection".to_owned(),
-        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Io(error) => {
+            let text = error.to_string();
+            // The number says nothing that the words do not.
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
         sqlx::Error::Tls(error) => format!("TLS: {error}"),
         sqlx::Error::Protocol(text) => text.clone(),
         other => other.to_string(),

@@ -14,6 +14,8 @@ mod session;
 mod types;
 
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
