@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::libpq::Parameters;
 use crate::outcome::Column;
 use crate::secret::Secret;
 use crate::sql;
@@ -23,6 +24,15 @@ pub struct ConnectionSpec {
     pub ledger: LedgerMode,
     /// The environment the playbook is meant for; the target's stamp must agree.
     pub environment: Option<String>,
+}
+
+impl ConnectionSpec {
+    /// Every password with which the target may be opened, wherever it comes from:
+    /// secrets although nobody declared them.
+    pub fn passwords(&self, variables: &Variables) -> Vec<Secret> {
+        let parameters = Parameters::resolve(self.url.expose(), variables);
+        parameters.into_iter().flat_map(|parameters| parameters.hosts).filter_map(|host| host.password).collect()
+    }
 }
 
 /// Identity a playbook declares; checked on every connection.

@@ -26,9 +26,14 @@ impl Drop for Server {
     }
 }
 
-/// Where the server's programs are.
+/// Where the tested server's programs are.
 pub fn programs() -> PathBuf {
-    std::env::var_os("RUNBOOK_TEST_POSTGRES_BIN").map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
+    std::env::var_os("RUNBOOK_TEST_POSTGRES_BIN").map_or_else(machine_programs, PathBuf::from)
+}
+
+/// Where those of the operating system are, which know TLS.
+pub fn machine_programs() -> PathBuf {
+    PathBuf::from("/usr/lib/postgresql/15/bin")
 }
 
 /// A command as the user that servers run as: they refuse to be root.
@@ -69,18 +74,14 @@ pub fn free_port() -> u16 {
 
 /// Starts a server with further settings; it lives as long as the value.
 pub fn start(settings: &[&str]) -> Server {
-    start_in(directory(), 5432, settings)
+    start_in(&programs(), directory(), 5432, settings)
 }
 
 /// The same, in a directory that may already hold its configuration, on a port of its own.
-pub fn start_in(directory: PathBuf, port: u16, settings: &[&str]) -> Server {
-    initialise(&directory);
-    serve(directory, port, settings)
-}
-
-fn initialise(directory: &Path) {
+pub fn start_in(programs: &Path, directory: PathBuf, port: u16, settings: &[&str]) -> Server {
     let initdb = ["-U", "postgres", "-A", "trust", "-N", "--no-instructions", "-D"];
-    finish(unprivileged(programs().join("initdb")).args(initdb).arg(directory.join("data")));
+    finish(unprivileged(programs.join("initdb")).args(initdb).arg(directory.join("data")));
+    serve(programs, directory, port, settings)
 }
 
 /// A standby of the shared server.
@@ -88,17 +89,17 @@ pub fn standby() -> Server {
     let directory = directory();
     let copy = ["-U", "postgres", "-R", "-N", "-c", "fast", "-X", "stream", "-h"];
     finish(unprivileged(programs().join("pg_basebackup")).args(copy).arg(&server().socket).arg("-D").arg(directory.join("data")));
-    serve(directory, 5432, &["hot_standby=on"])
+    serve(&programs(), directory, 5432, &["hot_standby=on"])
 }
 
-fn serve(directory: PathBuf, port: u16, settings: &[&str]) -> Server {
+fn serve(programs: &Path, directory: PathBuf, port: u16, settings: &[&str]) -> Server {
     let mut arguments: Vec<String> =
         ["-D", &directory.join("data").display().to_string(), "-k", &directory.display().to_string()].map(str::to_owned).into();
     let port_setting = format!("port={port}");
     let defaults = ["fsync=off", "listen_addresses=", "max_connections=200", port_setting.as_str()];
     arguments.extend(defaults.iter().chain(settings).flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
     // An immediate shutdown: nothing in these servers is worth saving.
-    guard(directory, programs().join("postgres"), &arguments, "QUIT", port)
+    guard(directory, programs.join("postgres"), &arguments, "QUIT", port)
 }
 
 /// Starts a program that serves a socket in `directory` and waits until it does. A

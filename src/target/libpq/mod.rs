@@ -322,7 +322,10 @@ fn completed(mut settings: Settings, variables: &Variables) -> Result<Settings, 
                 .iter()
                 .map(|(known, _)| *known)
                 .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-            let error = Unusable::new(format!("`{name}` is not a connection parameter"));
+            // Shown only where it looks like one: it may be a piece of a password.
+            let plain = name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+            let shown = if plain { format!("`{name}`") } else { "a name in the connection string".to_owned() };
+            let error = Unusable::new(format!("{shown} is not a connection parameter"));
             return Err(match nearest {
                 Some(nearest) if strsim::jaro_winkler(nearest, name) > 0.8 => error.hint(format!("Did you mean `{nearest}`?")),
                 _ => error,
@@ -394,7 +397,11 @@ fn port(written: &str) -> Result<u16, Unusable> {
             .parse::<u16>()
             .ok()
             .filter(|port| *port > 0)
-            .ok_or_else(|| Unusable::new(format!("`{written}` is not a port")).hint("A port is a number from 1 to 65535.")),
+            // Not shown: with an unescaped `/` in it, a password may stand here.
+            .ok_or_else(|| {
+                Unusable::new("a port in the connection string is not a number from 1 to 65535")
+                    .hint("In a URL, write / : @ ? and # of a user or password as %2F %3A %40 %3F and %23.")
+            }),
     }
 }
 

@@ -49,7 +49,10 @@ fn connection_strings_mean_what_they_mean_to_psql() {
         ("host=db hostaddr=10.0.0.1 sslmode=require", "me/me @ db:5432=10.0.0.1 | require | any"),
         ("host=db sslmode=allow target_session_attrs=prefer-standby", "me/me @ db:5432 | allow | prefer-standby"),
         ("host=a,b port=1,2,3", "3 ports for 2 hosts"),
-        ("host=db port=70000", "`70000` is not a port A port is a number from 1 to 65535."),
+        (
+            "host=db port=70000",
+            "a port in the connection string is not a number from 1 to 65535 In a URL, write / : @ ? and # of a user or password as %2F %3A %40 %3F and %23.",
+        ),
         ("host=db pasword=x", "`pasword` is not a connection parameter Did you mean `password`?"),
         ("host=db password='x", "the value of `password` has no closing quote"),
         (
@@ -77,6 +80,16 @@ fn connection_strings_mean_what_they_mean_to_psql() {
     ];
     for (text, expected) in cases {
         assert_eq!(read(text, &[]), expected, "{text}");
+    }
+}
+
+#[test]
+fn pieces_of_a_password_that_was_not_escaped_are_not_shown() {
+    for text in
+        ["postgres://ann:hun/ter2@db/stock", "postgres://ann:hun?ter2@db", "postgres://ann:x?hun.ter2=@db", "hunter2", "hunter2 host=db"]
+    {
+        let message = read(text, &[]);
+        assert!(!message.contains("hun") && !message.contains("ter2"), "{text}: {message}");
     }
 }
 

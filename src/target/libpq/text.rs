@@ -29,7 +29,7 @@ fn url(rest: &str) -> Result<Settings, Unusable> {
     host_list(&mut settings, hosts)?;
     put(&mut settings, "dbname", database.unwrap_or_default())?;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').ok_or_else(|| Unusable::new(format!("the URL parameter `{pair}` has no value")))?;
+        let (name, value) = pair.split_once('=').ok_or_else(|| Unusable::new("a parameter behind the `?` of the URL has no value"))?;
         match (decoded(name)?.as_str(), value) {
             // JDBC's spelling, which libpq accepts.
             ("ssl", "true") => put(&mut settings, "sslmode", "require")?,

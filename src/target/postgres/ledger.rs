@@ -180,16 +180,14 @@ impl Database {
         if failure::ends_session(error) {
             return self.lost(&words(error), code(error));
         }
-        let refused = failure::sql_error(error);
-        if refused.code != "42501" {
-            return TargetError::Sql(Box::new(refused));
+        let mut refused = failure::sql_error(error);
+        if refused.code == "42501" {
+            let (database, user) = (identifier(&identity.database), identifier(&identity.user));
+            refused.hint = Some(format!(
+                "Let the owner of the database stamp it, or an administrator run: GRANT CREATE ON DATABASE {database} TO {user};"
+            ));
         }
-        TargetError::LedgerForbidden {
-            connection: self.spec.name.clone(),
-            role: identity.user.clone(),
-            message: refused.message,
-            statements: vec![format!("GRANT CREATE ON DATABASE {} TO {};", identifier(&identity.database), identifier(&identity.user))],
-        }
+        TargetError::Sql(Box::new(refused))
     }
 }
 

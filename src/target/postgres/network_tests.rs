@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use crate::outcome::StepError;
-use crate::target::testing::{Server, directory, free_port, guard, hand_over, programs, server, spec, standby, start_in, targets};
+use crate::target::testing::{
+    Server, directory, free_port, guard, hand_over, machine_programs, programs, server, spec, standby, start_in, targets,
+};
 use crate::target::*;
 
 async fn ask(targets: &Targets, text: &str) -> Result<Value, TargetError> {
@@ -74,7 +76,7 @@ impl Tls {
             file("hba_file", "rules"),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        let server = start_in(place, port, &settings);
+        let server = start_in(&machine_programs(), place, port, &settings);
         for role in ["only_tls", "never_tls", "client"] {
             server.psql_at(port, "postgres", &format!("CREATE ROLE {role} LOGIN"));
         }

@@ -653,6 +653,18 @@ async fn a_copy_of_a_stamped_database_does_not_pass_for_it() {
     insta::assert_snapshot!(error.facts[0].1, @"expected `production`, found `production`, stamped into another database and restored here from its dump");
 }
 
+#[tokio::test]
+async fn a_role_that_may_not_stamp_is_told_what_is_missing() {
+    let (_, database) = fresh();
+    server().psql(&database, "CREATE ROLE app_stamper LOGIN");
+    let error: StepError = targets(spec(&server().url("app_stamper", &database))).stamp("main", "staging").await.unwrap_err().into();
+    let text = format!("{}\n{}: {}", error.message, error.facts[0].0, error.facts[0].1);
+    insta::assert_snapshot!(text.replace(&database, "DATABASE"), @r"
+    permission denied for database DATABASE
+    HINT: Let the owner of the database stamp it, or an administrator run: GRANT CREATE ON DATABASE DATABASE TO app_stamper;
+    ");
+}
+
 #[test]
 fn names_fit_into_what_postgresql_keeps() {
     assert_eq!(application_name("r1", "orphans"), "runbook/r1/orphans");

@@ -25,7 +25,7 @@ impl Session {
             return Ok(());
         }
         match self.say(&format!("PRAGMA query_only = 0; {CREATE_LEDGER}")).await {
-            Err(TargetError::Sql(error)) if error.code == "SQLITE_READONLY" => Err(self.database.forbidden(error.message, CREATE_LEDGER)),
+            Err(TargetError::Sql(error)) if error.code == "SQLITE_READONLY" => Err(self.database.forbidden(error.message)),
             answer => answer,
         }
     }
@@ -76,18 +76,15 @@ impl Database {
             return Err(TargetError::Identity { connection: self.spec.name.clone(), mismatches });
         }
         let written = write_stamp(&mut connection, environment).await;
-        written.map_err(|error| match failure::sql_error(&error, "") {
-            refused if refused.code == "SQLITE_READONLY" => self.forbidden(refused.message, CREATE_STAMP),
-            refused => TargetError::Sql(Box::new(refused)),
-        })
+        written.map_err(|error| TargetError::Sql(Box::new(failure::sql_error(&error, ""))))
     }
 
-    fn forbidden(&self, message: String, statement: &str) -> TargetError {
+    fn forbidden(&self, message: String) -> TargetError {
         TargetError::LedgerForbidden {
             connection: self.spec.name.clone(),
             role: nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default(),
             message,
-            statements: vec![statement.to_owned()],
+            statements: vec![CREATE_LEDGER.to_owned()],
         }
     }
 }
