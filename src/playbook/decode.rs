@@ -30,7 +30,7 @@ pub struct Decoded {
 
 /// Reads a playbook.
 pub fn decode(node: &Node) -> Decoded {
-    let reader = Reader { structure: Structure::new(shape(), &scalar), diagnostics: RefCell::default() };
+    let reader = Reader { structure: Structure::new(shape()), diagnostics: RefCell::default() };
     let settings = reader.settings(node);
     let mut complete = true;
     let [steps, on_failure, on_success, always] = STEP_LISTS.map(|(list, _)| {
@@ -50,23 +50,35 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn settings(&self, node: &Node) -> Option<Settings> {
-        let problems = self.structure.check(None, node);
-        if problems.is_empty() {
-            return from_entries(node.span, settings(node)).map_err(|problem| self.diagnostics.borrow_mut().push(*problem)).ok();
-        }
-        let rest = pruned(node, &problems).map(with_stand_ins);
-        self.diagnostics.borrow_mut().extend(problems);
-        from_entries(node.span, settings(&rest?)).ok()
+        self.read(None, node, |node| from_entries(node.span, settings(node)).map_err(|problem| vec![*problem]), with_stand_ins)
     }
 
     fn step(&self, node: &Node) -> Option<Step> {
-        let problems = self.structure.check(Some(STEP), node);
+        self.read(Some(STEP), node, read_step, |rest| rest)
+    }
+
+    /// Reads a value, or when it is bad, what is left of it without the bad parts.
+    fn read<T>(
+        &self,
+        definition: Option<&str>,
+        node: &Node,
+        read: impl Fn(&Node) -> Result<T, Vec<Diagnostic>>,
+        complete: impl Fn(Node) -> Node,
+    ) -> Option<T> {
+        // When all is well, every scalar is read just once.
+        let failed = match self.structure.check(definition, node, None).is_empty().then(|| read(node)) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(problems)) => problems,
+            None => Vec::new(),
+        };
+        let problems = self.structure.check(definition, node, Some(&scalar));
         if problems.is_empty() {
-            return read_step(node).map_err(|found| self.diagnostics.borrow_mut().extend(found)).ok();
+            self.diagnostics.borrow_mut().extend(failed);
+            return None;
         }
-        let rest = pruned(node, &problems);
+        let rest = pruned(node, &problems).map(complete);
         self.diagnostics.borrow_mut().extend(problems);
-        read_step(&rest?).ok()
+        read(&rest?).ok()
     }
 }
 

@@ -3,18 +3,30 @@
 use serde_json::Value as Json;
 
 use super::super::Node;
-use super::{Place, Structure, branches, listed};
+use super::Structure;
+use super::shape::branches;
+use super::walk::{Place, Walk};
+use super::words::listed;
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::source::Spanned;
 
 /// What a schema says about the keys of a mapping.
 pub(super) struct Object<'a> {
-    properties: Vec<(&'a str, &'a Json)>,
+    properties: Vec<Property<'a>>,
     required: Vec<&'a str>,
     /// Of these exactly one must stand there.
     alternatives: Vec<Alternative<'a>>,
     /// For keys that are not properties; `None`: there may be none.
     additional: Option<&'a Json>,
+}
+
+/// A key that may stand there.
+#[derive(Clone, Copy)]
+struct Property<'a> {
+    name: &'a str,
+    schema: &'a Json,
+    /// What it is for.
+    purpose: Option<&'a str>,
 }
 
 /// A key that excludes others.
@@ -35,9 +47,8 @@ impl<'a> Object<'a> {
         if let Some(alternatives) = Self::alternatives(structure, schema) {
             for (key, branch) in alternatives {
                 object.alternatives.push(Alternative { key, forbidden: forbidden(branch).collect() });
-                object.properties.extend(
-                    properties(branch).filter(|(name, _)| !object.properties.iter().any(|(known, _)| known == name)).collect::<Vec<_>>(),
-                );
+                let further: Vec<_> = properties(branch).filter(|property| !object.knows(property.name)).collect();
+                object.properties.extend(further);
                 object.additional = object.additional.filter(|_| additional(branch).is_some());
             }
         }
@@ -63,38 +74,31 @@ impl<'a> Object<'a> {
         self.property(key).is_some()
     }
 
-    fn property(&self, key: &str) -> Option<&'a Json> {
-        self.properties.iter().find(|(name, _)| *name == key).map(|(_, schema)| *schema)
+    fn property(&self, key: &str) -> Option<Property<'a>> {
+        self.properties.iter().find(|property| property.name == key).copied()
     }
 
-    pub(super) fn check(
-        &self,
-        structure: &Structure<'a>,
-        node: &Node,
-        entries: &[(Spanned<String>, Node)],
-        place: Place<'_>,
-        problems: &mut Vec<Diagnostic>,
-    ) {
+    pub(super) fn check(&self, walk: &mut Walk<'_, 'a>, node: &Node, entries: &[(Spanned<String>, Node)], place: Place<'_>) {
         let mut meant = Vec::new();
         for (key, value) in entries {
-            match self.property(key).or(self.additional) {
-                Some(schema) => {
-                    let purpose = schema.get("description").and_then(Json::as_str);
-                    let inner = Place { key: Some(key), purpose, outer: Some(self) };
-                    structure.value(schema, value, inner, problems);
+            let further = || self.additional.map(|schema| Property { name: "", schema, purpose: None });
+            match self.property(key).or_else(further) {
+                Some(Property { schema, purpose, .. }) => {
+                    walk.value(schema, value, Place { key: Some(key), purpose, outer: Some(self) });
                 }
                 None => {
                     meant.extend(self.similar(key));
-                    problems.push(self.unknown(structure, key, entries, place));
+                    let problem = self.unknown(walk.structure, key, entries, place);
+                    walk.problems.push(problem);
                 }
             }
         }
-        self.missing(node, entries, place, &meant, problems);
-        self.conflicting(entries, problems);
+        self.missing(node, entries, place, &meant, &mut walk.problems);
+        self.conflicting(entries, &mut walk.problems);
     }
 
     fn similar(&self, key: &str) -> Option<&'a str> {
-        did_you_mean(key, self.properties.iter().map(|(name, _)| *name))
+        did_you_mean(key, self.properties.iter().map(|property| property.name))
     }
 
     fn unknown(
@@ -117,12 +121,13 @@ impl<'a> Object<'a> {
         if self.properties.is_empty() {
             return problem.help("no key is allowed here");
         }
-        problem.help(format!("allowed: {}", self.properties.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
+        problem.help(format!("allowed: {}", self.properties.iter().map(|property| property.name).collect::<Vec<_>>().join(", ")))
     }
 
     /// The keys beside this one whose mappings know it.
     fn holders(&self, structure: &Structure<'a>, key: &str, entries: &[(Spanned<String>, Node)]) -> Option<String> {
-        let all: Vec<&str> = self.properties.iter().filter(|(_, schema)| knows(structure, schema, key)).map(|(name, _)| *name).collect();
+        let all: Vec<&str> =
+            self.properties.iter().filter(|property| knows(structure, property.schema, key)).map(|property| property.name).collect();
         let present: Vec<&str> = all.iter().copied().filter(|name| entries.iter().any(|(key, _)| key.value == *name)).collect();
         let holders = if present.is_empty() { all } else { present };
         (!holders.is_empty() && holders.len() <= 3).then(|| listed(holders, "or"))
@@ -135,7 +140,7 @@ impl<'a> Object<'a> {
             if let Some(inner) = place.key {
                 problem = problem.label(format!("in `{inner}`"));
             }
-            let purpose = self.property(name).and_then(|schema| schema.get("description")).and_then(Json::as_str);
+            let purpose = self.property(name).and_then(|property| property.purpose);
             problems.push(Place { key: Some(name), purpose, outer: None }.explain(problem));
         }
         if !self.alternatives.is_empty() && !self.alternatives.iter().any(|alternative| present(alternative.key)) {
@@ -183,9 +188,13 @@ fn knows<'a>(structure: &Structure<'a>, schema: &'a Json, key: &str) -> bool {
 }
 
 /// The keys a schema describes; `false` forbids one, for editors.
-fn properties(schema: &Json) -> impl Iterator<Item = (&str, &Json)> {
+fn properties(schema: &Json) -> impl Iterator<Item = Property<'_>> {
     let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
-    properties.filter(|(_, schema)| **schema != Json::Bool(false)).map(|(name, schema)| (name.as_str(), schema))
+    properties.filter(|(_, schema)| **schema != Json::Bool(false)).map(|(name, schema)| Property {
+        name,
+        schema,
+        purpose: schema.get("description").and_then(Json::as_str),
+    })
 }
 
 fn required(schema: &Json) -> impl Iterator<Item = &str> {

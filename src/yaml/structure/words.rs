@@ -3,7 +3,8 @@
 use serde_json::Value as Json;
 
 use super::super::{Node, Value};
-use super::{Structure, branches, reference};
+use super::Structure;
+use super::shape::{branches, reference};
 
 /// What a schema asks for.
 pub(super) fn expected<'a>(structure: &Structure<'a>, schema: &'a Json) -> String {
@@ -17,7 +18,7 @@ fn collect<'a>(structure: &Structure<'a>, schema: &'a Json, phrases: &mut Vec<St
     if let Some(definition) = reference(schema).and_then(|name| structure.definition(name)) {
         return collect(structure, definition, phrases);
     }
-    if let Some(choices) = structure.choices(schema) {
+    if let Some(choices) = &structure.shape(schema).choices {
         let choices: Vec<String> =
             choices.iter().map(|choice| choice.as_str().map_or_else(|| format!("`{choice}`"), |text| format!("`{text}`"))).collect();
         phrases.push(join(&choices, "or"));
@@ -48,7 +49,7 @@ pub(super) fn scalar_description(schema: &Json) -> Option<&str> {
         _ => false,
     };
     let description = schema.get("description")?.as_str().filter(|text| is_scalar && !text.starts_with(char::is_uppercase))?;
-    Some(first_sentence(description.split(';').next().unwrap_or(description)))
+    Some(first_paragraph(description.split(';').next().unwrap_or(description)))
 }
 
 fn kind_phrase(kind: &str) -> Option<String> {
@@ -90,7 +91,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// The first paragraph of a documentation comment, on one line.
-pub(super) fn first_sentence(text: &str) -> &str {
+pub(super) fn first_paragraph(text: &str) -> &str {
     text.split("\n\n").next().unwrap_or(text).trim()
 }
 
