@@ -3,6 +3,7 @@
 //! Working connections run authors' statements and are reused when idle; one
 //! control connection beside them watches, cancels and holds the run lock.
 
+mod answer;
 mod command;
 mod connect;
 mod control;
