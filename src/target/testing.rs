@@ -36,6 +36,11 @@ pub fn machine_programs() -> PathBuf {
     PathBuf::from("/usr/lib/postgresql/15/bin")
 }
 
+/// A client program, of the tested version where it comes with one.
+pub fn client(name: &str) -> PathBuf {
+    Some(programs().join(name)).filter(|path| path.exists()).unwrap_or_else(|| machine_programs().join(name))
+}
+
 /// A command as the user that servers run as: they refuse to be root.
 pub fn unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
     if !nix::unistd::geteuid().is_root() {
@@ -88,7 +93,7 @@ pub fn start_in(programs: &Path, directory: PathBuf, port: u16, settings: &[&str
 pub fn standby() -> Server {
     let directory = directory();
     let copy = ["-U", "postgres", "-R", "-N", "-c", "fast", "-X", "stream", "-h"];
-    finish(unprivileged(programs().join("pg_basebackup")).args(copy).arg(&server().socket).arg("-D").arg(directory.join("data")));
+    finish(unprivileged(client("pg_basebackup")).args(copy).arg(&server().socket).arg("-D").arg(directory.join("data")));
     serve(&programs(), directory, 5432, &["hot_standby=on"])
 }
 
@@ -112,7 +117,7 @@ pub fn guard(directory: PathBuf, program: impl AsRef<std::ffi::OsStr>, arguments
         .arg(signal);
     shell.arg(program.as_ref()).args(arguments);
     let server = Server { socket: directory, guardian: shell.stdin(Stdio::piped()).spawn().unwrap() };
-    let mut ready = Command::new(programs().join("pg_isready"));
+    let mut ready = Command::new(client("pg_isready"));
     ready.arg("-q").arg("-h").arg(&server.socket).args(["-p", &port.to_string()]);
     for _ in 0..600 {
         if ready.status().unwrap().success() {
@@ -137,7 +142,7 @@ impl Server {
 
     /// The same, on another port.
     pub fn psql_at(&self, port: u16, database: &str, sql: &str) -> String {
-        let answer = Command::new(programs().join("psql"))
+        let answer = Command::new(client("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
             .args(["-p", &port.to_string(), "-h"])
             .arg(&self.socket)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::outcome::StepError;
 use crate::target::testing::{
-    Server, directory, free_port, guard, hand_over, machine_programs, programs, server, spec, standby, start_in, targets,
+    Server, client, directory, free_port, guard, hand_over, machine_programs, server, spec, standby, start_in, targets,
 };
 use crate::target::*;
 
@@ -179,7 +179,7 @@ async fn passwords_are_found_and_never_shown() {
     let lines = tls.files.path().join("handed");
     std::fs::write(&lines, given.passfile.unwrap().expose()).unwrap();
     std::fs::set_permissions(&lines, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let mut psql = Command::new(programs().join("psql"));
+    let mut psql = Command::new(client("psql"));
     let psql = psql
         .env_clear()
         .envs(given.set)
