@@ -54,7 +54,7 @@ pub fn build(file: &Path, loaded: Loaded, inputs: &Inputs) -> Result<Plan, (Sour
     let max_output = settings.max_output.map_or(DEFAULT_MAX_OUTPUT, |size| size.0);
     let params = builder.main(document);
     let secrets = builder.secrets.keys().cloned().collect();
-    let passwords: Vec<Secret> = builder.connections.iter().filter_map(|spec| url_password(spec.url.expose())).collect();
+    let passwords: Vec<Secret> = builder.connections.iter().flat_map(|spec| spec.passwords(&inputs.variables)).collect();
     let redactor = Redactor::new(builder.secrets.values().chain(&passwords));
     let secret_variables = std::mem::take(&mut builder.secret_variables);
     let Builder { mut diagnostics, mut steps, scopes, connections, environment, .. } = builder;
@@ -348,14 +348,6 @@ impl Builder<'_> {
             })
             .collect()
     }
-}
-
-/// The password in a connection's address is a secret although nobody declared it.
-fn url_password(url: &str) -> Option<Secret> {
-    let (user, _) = url.split_once("://")?.1.split_once('@')?;
-    let password = user.split_once(':')?.1;
-    let decoded = percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned();
-    (!decoded.is_empty()).then(|| Secret::new(decoded))
 }
 
 /// `sqlite:` files are named from where the command is run, also after `resume` elsewhere.

@@ -140,15 +140,32 @@ fn settings(node: &Node) -> impl Iterator<Item = &(Spanned<String>, Node)> {
 
 /// Stand-ins for what must be there, so that the rest of a bad file can be judged.
 fn with_stand_ins(mut node: Node) -> Node {
-    let stand_in = [("version", Value::Int(1)), ("name", Value::String("unnamed".into()))];
-    for (key, value) in stand_in {
-        if node.get(key).is_none()
-            && let Value::Mapping(entries) = &mut node.value
-        {
-            entries.push((Spanned::new(key.to_owned(), node.span), Node { span: node.span, value }));
+    stand_in(&mut node, "version", &Value::Int(1));
+    stand_in(&mut node, "name", &Value::String("unnamed".into()));
+    for (declarations, key, value) in [("params", "type", "string"), ("connections", "url", "")] {
+        for (_, declaration) in mapping(&mut node).iter_mut().filter(|(name, _)| name.value == declarations).flat_map(|(_, all)| mapping(all)) {
+            stand_in(declaration, key, &Value::String(value.into()));
         }
     }
     node
+}
+
+fn stand_in(node: &mut Node, key: &str, value: &Value) {
+    let span = node.span;
+    if node.get(key).is_none() {
+        mapping(node).push((Spanned::new(key.to_owned(), span), Node { span, value: value.clone() }));
+    }
+}
+
+/// A mapping's entries; what should be one and is not becomes one.
+fn mapping(node: &mut Node) -> &mut Vec<(Spanned<String>, Node)> {
+    if !matches!(node.value, Value::Mapping(_)) {
+        node.value = Value::Mapping(Vec::new());
+    }
+    match &mut node.value {
+        Value::Mapping(entries) => entries,
+        _ => unreachable!("the line above made it a mapping"),
+    }
 }
 
 /// The tree without the entries and items that have problems.
