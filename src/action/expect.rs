@@ -387,7 +387,8 @@ pub struct JudgeError {
 fn failed(failures: Vec<Failure>) -> JudgeError {
     let described: Vec<String> = failures.iter().map(|failure| format!("expected {}, found {}", failure.expected, failure.found)).collect();
     let mut error = StepError::new(ErrorKind::Expectation, described.join("; "));
-    for failure in &failures {
+    // What a single expectation is about, the message has said.
+    for failure in failures.iter().filter(|_| failures.len() > 1) {
         error = error.fact("expected", &failure.expected).fact("found", &failure.found);
     }
     let span = failures.iter().find_map(|failure| failure.span);

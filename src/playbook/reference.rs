@@ -11,8 +11,7 @@ use crate::yaml::Structure;
 
 /// Everything a playbook may say.
 pub fn reference() -> String {
-    let mut pages =
-        Pages { schema: document(), words: Structure::new(document()), text: String::new(), told: HashSet::new() };
+    let mut pages = Pages { schema: document(), words: Structure::new(document()), text: String::new(), told: HashSet::new() };
     pages.text.push_str(INTRODUCTION);
     pages.heading(2, "Top level");
     pages.mapping(document(), 2);

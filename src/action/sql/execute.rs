@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Sql, Transaction};
 use crate::action::StepContext;
-use crate::action::expect::{Observed, Prepared, RowWatch};
+use crate::action::expect::{Expectations, Observed, Prepared, RowWatch};
 use crate::outcome::{Aftermath, Column, ErrorKind, StepError, StepResult};
 use crate::source::Span;
 use crate::sql::{BoundStatement, Kind, SqlText};
 use crate::target::{Access, Canceller, Executed, LedgerMode, Notice, RowSink, Session, SessionSettings, Statement, TargetError};
-use crate::template::plain;
-use crate::text::count;
+use crate::text::table::plain_value;
+use crate::text::{count, cut};
 use crate::yaml::span_within;
 
 /// How often a cancel request is repeated: one that comes just before a statement
@@ -339,14 +339,20 @@ impl<'a> Work<'a> {
 
     /// The observed value in a few words.
     fn summary(&self, result: &StepResult) -> String {
-        let changes = self.statements.iter().any(|statement| counts_rows(&statement.statement.kind));
+        let kinds = || self.statements.iter().map(|statement| &statement.statement.kind);
+        // Only `CREATE TABLE … AS` writes rows, and its kind does not tell.
+        let changes = kinds().any(|kind| counts_rows(kind) && *kind != Kind::CreateTable) || result.rows_affected > Some(0);
         match (&result.value, result.row_count) {
             _ if self.sql.writes && changes => format!("{} affected", count(result.rows_affected.unwrap_or_default(), "row")),
-            (Some(Value::Null), Some(1)) if result.columns.len() == 1 => "NULL".into(),
-            (Some(value), Some(1)) if result.columns.len() == 1 => plain(value),
+            (Some(value), Some(1)) if result.columns.len() == 1 || self.expects(|it| it.value.is_some()) => plain_value(value),
+            (Some(_), Some(1)) if !self.expects(|it| it.empty.is_some() || it.rows.is_some()) => row_in_words(result),
             (_, Some(rows)) => count(rows, "row"),
-            _ => self.statements.last().map(|statement| statement.statement.kind.to_string()).unwrap_or_default(),
+            _ => kinds().next_back().map(ToString::to_string).unwrap_or_default(),
         }
+    }
+
+    fn expects(&self, what: impl FnOnce(&Expectations) -> bool) -> bool {
+        self.sql.expectations().is_some_and(what)
     }
 
     /// A target's error with its place in the author's text.
@@ -381,6 +387,16 @@ impl Sql {
     fn throws(&self) -> Option<&str> {
         self.expectations().and_then(|expectations| expectations.throws.as_ref()).map(|code| code.value.as_str())
     }
+}
+
+/// The only row as `name value, name value`, as far as it fits into a line.
+fn row_in_words(result: &StepResult) -> String {
+    const WIDEST_VALUE: usize = 40;
+    const WIDEST: usize = 100;
+    let cells = result.columns.iter().zip(result.rows.first().into_iter().flatten());
+    let words: Vec<String> = cells.map(|(column, value)| format!("{} {}", column.name, cut(&plain_value(value), WIDEST_VALUE))).collect();
+    // Without the row itself, because the author keeps no sample, its number is all there is.
+    if words.is_empty() { count(1, "row") } else { cut(&words.join(", "), WIDEST) }
 }
 
 /// Whether the server's count is one of rows written.

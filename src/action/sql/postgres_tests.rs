@@ -102,6 +102,24 @@ async fn what_is_not_as_expected_is_rolled_back() {
 }
 
 #[tokio::test]
+async fn a_summary_says_what_was_seen() {
+    let mut stage = Stage::new(RACKS);
+    let mut summary = async |text: &str| stage.run(text).await.unwrap().summary;
+    let three = "SELECT count(*) AS racks, min(id) AS first, max(barcode) AS barcode FROM racks";
+    assert_eq!(summary(&format!("query: '{three}'")).await, "racks 1000, first 1, barcode NULL");
+    assert_eq!(summary(&format!("{{query: '{three}', expect: {{value: 1000}}}}")).await, "1000");
+    assert_eq!(summary(&format!("{{query: '{three}', expect: {{rows: 1}}}}")).await, "1 row");
+    assert_eq!(summary(&format!("{{query: '{three}', sample: 0}}")).await, "1 row");
+    assert_eq!(summary("query: SELECT id FROM racks WHERE id < 1").await, "0 rows");
+    assert_eq!(summary("query: SELECT max(barcode) FROM racks").await, "NULL");
+    let wide = summary("query: \"SELECT repeat('x', 90) AS a, repeat('y', 90) AS b, repeat('z', 90) AS c\"").await;
+    assert_eq!(wide, format!("a {}…, b {}…, c {}…", "x".repeat(39), "y".repeat(39), "z".repeat(9)));
+    assert_eq!(summary("{exec: CREATE TABLE IF NOT EXISTS empty (id int), ledger: none}").await, "CREATE TABLE");
+    assert_eq!(summary("{exec: CREATE TABLE copied AS SELECT * FROM racks, ledger: none}").await, "1000 rows affected");
+    assert_eq!(summary("{exec: DELETE FROM racks WHERE id < 1, ledger: none}").await, "0 rows affected");
+}
+
+#[tokio::test]
 async fn everything_commits_together_with_its_proof_and_only_once() {
     let mut stage = Stage::new(RACKS);
     let text = "
