@@ -191,7 +191,7 @@ impl<'a> Dispatcher<'a> {
             }
             self.react(&mut tick, &mut poll).await?;
         }
-        self.drain_live();
+        self.drain_live().await?;
         self.flush().await
     }
 
@@ -202,11 +202,11 @@ impl<'a> Dispatcher<'a> {
         tokio::select! {
             biased;
             Some(signal) = self.setup.signals.recv() => self.interrupted(signal),
-            Some(ended) = self.tasks.join_next() => self.task_ended(ended)?,
+            Some(ended) = self.tasks.join_next() => self.task_ended(ended).await?,
             Some(message) = self.messages.1.recv() => self.message(message).await?,
-            Some(request) = self.requests.1.recv() => self.request(request),
+            Some(request) = self.requests.1.recv() => self.request(request).await?,
             reply = self.gates.reply() => self.replied(reply),
-            Some(output) = self.live.1.recv() => self.show(&output),
+            Some(output) = self.live.1.recv() => self.show(&output).await?,
             () = tokio::time::sleep_until(gate_deadline) => self.expire_gates(),
             () = tokio::time::sleep_until(due) => self.flush().await?,
             _ = poll.tick(), if !self.gates.is_empty() => self.look_for_answers().await?,
@@ -490,19 +490,24 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    fn request(&mut self, request: Request) {
+    async fn request(&mut self, request: Request) -> Result<(), EngineError> {
         match request {
             Request::Ask { step, prompt, reply } => self.gate_asked(step, prompt, reply),
             Request::Progress { step, text, fraction } => self.setup.observer.progress(&step, &text, fraction),
             Request::Console { step, title, message } => {
+                // People read it below the steps that came before it.
+                self.flush().await?;
                 let redactor = &self.setup.plan.redactor;
                 let title = title.map(|title| redactor.text(&title).into_owned());
                 self.setup.observer.message(&step, title.as_deref(), &redactor.text(&message));
             }
         }
+        Ok(())
     }
 
-    fn show(&mut self, output: &LiveOutput) {
+    /// A step's output is read below the ends of the steps before it.
+    async fn show(&mut self, output: &LiveOutput) -> Result<(), EngineError> {
+        self.flush().await?;
         if output.skipped > 0 {
             self.setup.observer.output(&output.step, &format!("… {} lines not shown; `runbook show` has them", output.skipped));
         }
@@ -513,22 +518,24 @@ impl<'a> Dispatcher<'a> {
                 self.setup.observer.output(&output.step, &line.text);
             }
         }
+        Ok(())
     }
 
-    fn drain_live(&mut self) {
+    async fn drain_live(&mut self) -> Result<(), EngineError> {
         while let Ok(output) = self.live.1.try_recv() {
-            self.show(&output);
+            self.show(&output).await?;
         }
         while let Ok(request) = self.requests.1.try_recv() {
             if !matches!(request, Request::Ask { .. }) {
-                self.request(request);
+                self.request(request).await?;
             }
         }
+        Ok(())
     }
 
-    fn task_ended(&mut self, ended: Result<(Task, StepEnd), tokio::task::JoinError>) -> Result<(), EngineError> {
+    async fn task_ended(&mut self, ended: Result<(Task, StepEnd), tokio::task::JoinError>) -> Result<(), EngineError> {
         // What the step said before it ended belongs before its end.
-        self.drain_live();
+        self.drain_live().await?;
         match ended {
             Ok((task, StepEnd::Finished { attempt, outcome, duration })) => {
                 self.running.remove(&task);
