@@ -31,6 +31,8 @@ pub struct Failed<'a> {
     pub run: &'a str,
     /// The step's full id.
     pub step: &'a str,
+    /// What its author says about the step.
+    pub about: Option<&'a str>,
     /// The author's line the error is about, if it can be had.
     pub excerpt: Option<&'a str>,
 }
@@ -39,6 +41,7 @@ pub struct Failed<'a> {
 pub fn failure(failed: Failed<'_>, error: &StepError, style: Style) -> Vec<Line> {
     let mut lines: Vec<Line> = paragraph(Ink::Strong, &error.message, style, 2).into_iter().map(|line| line.indented(2)).collect();
     let mut parts = vec![Field::text("step", failed.step, style)];
+    parts.extend(about(failed.about, style));
     parts.extend(place(error, failed.excerpt));
     parts.extend(cause(error, style));
     parts.push(Field::text("state", state_of_the_world(error), style));
@@ -49,10 +52,16 @@ pub fn failure(failed: Failed<'_>, error: &StepError, style: Style) -> Vec<Line>
 }
 
 /// The same without the next commands: an attempt that was repeated, a finding.
-pub(super) fn details(error: &StepError, style: Style) -> Vec<Line> {
-    let mut parts = cause(error, style);
+pub(super) fn details(about_step: Option<&str>, error: &StepError, style: Style) -> Vec<Line> {
+    let mut parts: Vec<Field> = about(about_step, style).into_iter().collect();
+    parts.extend(cause(error, style));
     parts.extend(error.hints.iter().map(|hint| Field::text("hint", hint, style)));
     fields(&parts)
+}
+
+/// The author's words are what the reader of a failure needs most: what it means, what to do.
+fn about(description: Option<&str>, style: Style) -> Option<Field> {
+    description.map(|text| Field::text("about", text, style))
 }
 
 fn place(error: &StepError, excerpt: Option<&str>) -> Option<Field> {

@@ -213,7 +213,7 @@ impl History {
         lines.extend(fields(&parts));
         if let StepState::Finished(Outcome::Failed { error }) = self.state.state_of(step) {
             lines.push(Line::new());
-            lines.extend(blocks::failure(Failed { command, run: &self.run, step, excerpt: None }, error, style));
+            lines.extend(blocks::failure(Failed { command, run: &self.run, step, about: None, excerpt: None }, error, style));
         }
         if let Some(progress) = self.state.progress(step).filter(|progress| !matches!(progress.state, StepState::Finished(_)))
             && let Some(prompt) = &progress.waiting

@@ -81,7 +81,7 @@ impl Narrator {
             }
             EventKind::StepLost { step, error, .. } => {
                 let mut lines = vec![step_line(Ink::Bad, "UNKNOWN", None, self.name(step), &error.message)];
-                lines.extend(blocks::details(error, style));
+                lines.extend(blocks::details(about(plan, step), error, style));
                 lines
             }
             EventKind::StepResolved { step, resolution, reason, by } => {
@@ -126,7 +126,7 @@ impl Narrator {
             Outcome::Warned { result, error } => {
                 let mut lines = vec![step_line(Ink::Warn, "WARNING", time, title, &result.summary)];
                 lines.extend(paragraph(Ink::Plain, &error.message, style, 2).into_iter().map(|line| line.indented(2)));
-                lines.extend(blocks::details(error, style));
+                lines.extend(blocks::details(about(plan, step), error, style));
                 lines
             }
             Outcome::Skipped { reason, by, .. } => {
@@ -138,7 +138,13 @@ impl Narrator {
             Outcome::Failed { error } => {
                 let observed = error.result.as_ref().map_or("", |result| result.summary.as_str());
                 let mut lines = vec![step_line(Ink::Bad, "FAILED", time, title, observed)];
-                let failed = Failed { command: &self.options.command, run: &self.run, step, excerpt: excerpt(plan, error) };
+                let failed = Failed {
+                    command: &self.options.command,
+                    run: &self.run,
+                    step,
+                    about: about(plan, step),
+                    excerpt: excerpt(plan, error),
+                };
                 lines.extend(blocks::failure(failed, error, style));
                 lines
             }
@@ -270,6 +276,12 @@ pub fn waiting_steps(state: &RunState) -> Vec<&str> {
     };
     waiting.sort_by_key(|id| (position(id), instance(id).map(|(_, index)| index)));
     waiting
+}
+
+/// What the author says about a step.
+fn about<'a>(plan: &'a Plan, step: &str) -> Option<&'a str> {
+    let base = instance(step).map_or(step, |(base, _)| base);
+    plan.steps.iter().find(|planned| planned.id == base)?.step.settings.description.as_deref()
 }
 
 /// The author's line an error is about, from what was read when the run began.
