@@ -250,6 +250,8 @@ impl Builder<'_> {
             match with_env.text(environment) {
                 Ok(text) if parent.is_none() => self.environment = Some(text),
                 Ok(_) => {}
+                // What is wrong with a parameter has been said where it is declared.
+                Err(_) if settings.params.keys().any(|name| !params.contains_key(&name.value)) => {}
                 Err(error) => self.diagnostics.push(Diagnostic::error("environment", environment.text.span, error.to_string())),
             }
         }
