@@ -149,6 +149,7 @@ impl TestEnv {
         text = text.replace(&self.path("").display().to_string(), "[DIR]/");
         text = text.replace(&self.path("").display().to_string().trim_end_matches('/').to_owned(), "[DIR]");
         text = text.replace(&self.directory.path().display().to_string(), "[ROOT]");
+        text = text.replace(&format!(" by {}", login_name()), " by [USER]");
         for (pattern, to) in VOLATILE.iter() {
             text = pattern.replace_all(&text, *to).into_owned();
         }
@@ -163,6 +164,11 @@ impl TestEnv {
         }
         variables
     }
+}
+
+fn login_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("accounts can be read");
+    user.expect("tests run as somebody").name
 }
 
 /// What is volatile wherever it stands. Durations are those with a fraction or in

@@ -55,10 +55,24 @@ rm -rf "$home"
 
 /// A new, empty database on the server that all tests of this process share.
 pub fn database() -> Database {
+    shared_server().createdb(&next_name())
+}
+
+/// A copy of such a database, which nobody may be connected to.
+pub fn copy_of(template: &Database) -> Database {
+    let (server, name) = (shared_server(), next_name());
+    server.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {}", template.name()));
+    Database { url: server.url(&name), name }
+}
+
+fn shared_server() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(|| Server::builder().setting("max_connections", "200").start())
+}
+
+fn next_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let server = SHARED.get_or_init(|| Server::builder().setting("max_connections", "200").start());
-    server.createdb(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The directory of the server's programs: `RUNBOOK_TEST_PG_BIN`, else the newest of
