@@ -10,8 +10,10 @@
 #![allow(dead_code, reason = "the helpers offer a whole interface; not every test has come yet")]
 
 mod children;
+mod crash;
 mod editor;
 mod environment;
+mod locks;
 mod postgres;
 mod prompts;
 mod report;
