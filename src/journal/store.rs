@@ -109,7 +109,7 @@ impl Journal {
             .connect()
             .await
             .map_err(|error| open(reason(&error)))?;
-        MIGRATIONS.run(&mut connection).await.map_err(|error| open(error.to_string()))?;
+        migrate(&mut connection).await.map_err(|error| open(error.to_string()))?;
         Ok(Self { path: path.into(), connection, clock, tail: None })
     }
 
@@ -266,6 +266,17 @@ impl Journal {
     fn read_error(&self, error: &sqlx::Error) -> JournalError {
         JournalError::Read { path: self.path.clone(), reason: reason(error) }
     }
+}
+
+/// Brings the tables up to date. sqlx takes no lock on SQLite, so of two processes that open a
+/// new journal at once one fails in each migration; what the other one did counts when it looks again.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), sqlx::migrate::MigrateError> {
+    for _ in MIGRATIONS.iter() {
+        if MIGRATIONS.run(&mut *connection).await.is_ok() {
+            return Ok(());
+        }
+    }
+    MIGRATIONS.run(connection).await
 }
 
 /// SHA-256 over the previous hash, the run and the body, each of known length or ended by a zero.
