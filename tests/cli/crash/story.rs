@@ -90,7 +90,7 @@ impl Story for EveryAction {
         let mut traces = BTreeMap::new();
         for line in place.psql("SELECT step, count(*) FROM marks GROUP BY step").lines() {
             let (step, count) = line.split_once('|').unwrap();
-            traces.insert(step.replace("nested/exec", "nested/exec").to_owned(), format!("{count} rows"));
+            traces.insert(step.to_owned(), format!("{count} rows"));
         }
         // What the instances of `each` are called, by their rows.
         for (index, letter) in ["a", "b", "c", "d"].into_iter().enumerate() {
@@ -188,15 +188,12 @@ impl Story for PreDeploy {
     }
 
     fn traces(&self, place: &Place) -> BTreeMap<String, String> {
-        let objects = [
-            ("deployment_records", "SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relname LIKE 'deployment_%' AND relkind = 'r'"),
-            ("index_scans_session_scanner", "SELECT oid FROM pg_class WHERE relname = 'idx_scans_session_scanner'"),
-            ("index_scans_created", "SELECT oid FROM pg_class WHERE relname = 'idx_scans_created'"),
-            ("index_racks_session_scanner", "SELECT oid FROM pg_class WHERE relname = 'idx_racks_session_scanner'"),
-            ("index_racks_status", "SELECT oid FROM pg_class WHERE relname = 'idx_racks_status'"),
-            ("index_users_location_ids", "SELECT oid FROM pg_class WHERE relname = 'idx_users_location_ids'"),
-        ];
-        let mut queries: Vec<String> = objects.iter().map(|(step, query)| format!("SELECT '{step}', ({query})")).collect();
+        let tables = "SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relname LIKE 'deployment_%' AND relkind = 'r'";
+        let mut queries = vec![format!("SELECT 'deployment_records', ({tables})")];
+        for index in ["scans_session_scanner", "scans_created", "racks_session_scanner", "racks_status", "users_location_ids"] {
+            let object = format!("SELECT indexrelid::text FROM pg_index WHERE indexrelid = to_regclass('idx_{index}') AND indisvalid");
+            queries.push(format!("SELECT 'index_{index}', ({object})"));
+        }
         // The transaction that wrote the rows.
         if !place.psql("SELECT to_regclass('deployment_location_fixes')").is_empty() {
             for (step, table) in [("record_counts", "deployment_counts"), ("record_assignments", "deployment_assignments"), ("give_locations", "deployment_location_fixes")] {
@@ -204,7 +201,8 @@ impl Story for PreDeploy {
             }
         }
         let answer = place.psql(&queries.join(" UNION ALL "));
-        let mut traces: BTreeMap<String, String> = answer.lines().filter_map(|line| line.split_once('|')).map(|(step, trace)| (step.into(), trace.into())).collect();
+        let found = answer.lines().filter_map(|line| line.split_once('|')).filter(|(_, trace)| !trace.is_empty());
+        let mut traces: BTreeMap<String, String> = found.map(|(step, trace)| (step.into(), trace.into())).collect();
         for entry in std::fs::read_dir(place.env.path("backups")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
             let step = if name.ends_with("_full.dump") { "full_dump" } else if name.ends_with("_critical_tables.sql") { "critical_tables_dump" } else { continue };
@@ -232,7 +230,7 @@ fn database(place: &Place, volatile_columns: &[&str]) -> String {
     let rows = tables.lines().map(|table| {
         format!("SELECT '{table} ' || count(*) || ' ' || coalesce(md5(string_agg(r, E'\\n' ORDER BY r)), '') FROM (SELECT (to_jsonb(t) - ARRAY[{without}]::text[])::text AS r FROM {table} t) x;")
     });
-    let relations = "SELECT c.relkind || ' ' || c.relname || coalesce(' valid ' || i.indisvalid, '') FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid \
+    let relations = "SELECT c.relkind::text || ' ' || c.relname || coalesce(' valid ' || i.indisvalid, '') FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid \
                      WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1;";
     let ledger = "SELECT 'ledger ' || string_agg(step, ' ' ORDER BY step) FROM runbook.ledger;";
     let mut text = place.psql(&format!("{}{relations}{ledger}", rows.collect::<String>()));
