@@ -41,6 +41,10 @@ pub enum Crash {
     Journal(Access, usize, Stop),
     /// After this time.
     After(Duration),
+    /// Not the program, but all its connections.
+    Connections(Duration),
+    /// Not the program, but the server, which comes back.
+    Server(Duration),
 }
 
 /// Runs `runbook` with these arguments until it ends or is killed.
@@ -53,6 +57,18 @@ fn launch(place: &Place, arguments: &[String], crash: Crash) -> Output {
             let running = invocation.spawn();
             std::thread::sleep(time);
             running.kill()
+        }
+        Crash::Connections(time) => {
+            let running = invocation.spawn();
+            std::thread::sleep(time);
+            place.server.psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", place.database));
+            running.wait()
+        }
+        Crash::Server(time) => {
+            let running = invocation.spawn();
+            std::thread::sleep(time);
+            place.server.immediate_restart();
+            running.wait()
         }
     }
 }
@@ -85,33 +101,37 @@ impl Reference {
         syncs.chain(writes).collect()
     }
 
-    fn moment(&self, random: &mut Rng) -> Crash {
-        Crash::After(self.duration.mul_f64(random.f64() * 1.05))
+    fn moment(&self, random: &mut Rng) -> Duration {
+        self.duration.mul_f64(random.f64() * 1.05)
     }
 
     /// The crashes of one matrix.
     fn crashes(&self, random: &mut Rng) -> Vec<Crash> {
         let mut boundaries = self.boundaries();
-        let wanted = std::env::var("RUNBOOK_TEST_CRASHES").ok();
-        let (boundaries, moments) = match wanted.as_deref() {
-            Some("all") => (boundaries, RANDOM_MOMENTS),
-            other => {
-                let count = other.map_or(FEW, |count| count.parse().expect("RUNBOOK_TEST_CRASHES is a number or `all`"));
-                random.shuffle(&mut boundaries);
-                boundaries.truncate(count.div_ceil(2));
-                (boundaries, count / 2)
-            }
-        };
-        let moments: Vec<Crash> = (0..moments).map(|_| self.moment(random)).collect();
+        let mut moments = RANDOM_MOMENTS;
+        if let Some(count) = wanted() {
+            random.shuffle(&mut boundaries);
+            boundaries.truncate(count.div_ceil(2));
+            moments = count / 2;
+        }
+        let moments = (0..moments).map(|_| Crash::After(self.moment(random)));
         boundaries.into_iter().chain(moments).collect()
     }
 }
 
-/// One case: a crash of the run, perhaps further ones of its resumes, and then the end.
-fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str, crash: Crash, random: &mut Rng) {
+/// How many crashes of a kind are asked for; none: all of them.
+fn wanted() -> Option<usize> {
+    match std::env::var("RUNBOOK_TEST_CRASHES").as_deref() {
+        Ok("all") => None,
+        Ok(count) => Some(count.parse().expect("RUNBOOK_TEST_CRASHES is a number or `all`")),
+        Err(_) => Some(FEW),
+    }
+}
+
+/// One case: a crash of the run, further ones of its resumes, and then the end.
+fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str, crash: Crash, mut later: Vec<Crash>) {
     let place = Place::new(server, TEMPLATE, name);
     story.prepare(&place);
-    let mut later: Vec<Crash> = (0..random.usize(0..3).saturating_sub(1)).map(|_| reference.moment(random)).collect();
     launch(&place, &story.arguments(&place), crash);
     let done = done_so_far(&place, story);
     operator::carry_on(&place, story, &mut later);
@@ -119,10 +139,14 @@ fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str
     for (step, trace) in done {
         assert_eq!(traces.get(&step), Some(&trace), "{step} was recorded done, and was done again");
     }
-    assert_eq!(story.world(&place), reference.world, "the end differs from that of an uninterrupted run");
     let history = History::last(&place.env).expect("a run");
+    if history.failures() > 0 {
+        story.forget_failures(&place, history.failures());
+    }
+    assert_eq!(story.world(&place), reference.world, "the end differs from that of an uninterrupted run:\n{}", history.listing());
     assert_eq!(history.unsettled(), Vec::<String>::new());
     children::are_gone(&history.run);
+    place.env.runbook(["journal", "verify"]).run().exits(0);
 }
 
 /// The traces of the steps that the journal calls done.
@@ -132,28 +156,49 @@ fn done_so_far(place: &Place, story: &dyn Story) -> BTreeMap<String, String> {
     traces.into_iter().filter(|(step, _)| done.contains(step)).collect()
 }
 
-/// Goes through all cases on all cores; a failure names its seed and its case.
-fn matrix(server: &Server, story: &dyn Story) {
+/// Goes through all cases; a failure names its seed and its case.
+fn matrix(server: &Server, story: &dyn Story, workers: usize, crashes: impl Fn(&Reference, &mut Rng) -> Vec<Crash>, later: impl Fn(&Reference, &mut Rng) -> Vec<Crash> + Sync) {
     let seed = seed();
     let reference = Reference::of(server, story);
-    let crashes = reference.crashes(&mut Rng::with_seed(seed));
-    each(&crashes, |index, crash| {
-        let mut random = Rng::with_seed(seed ^ (index as u64 + 1));
-        survive(server, story, &reference, &format!("case_{index}"), *crash, &mut random);
+    let crashes = crashes(&reference, &mut Rng::with_seed(seed));
+    println!("{} cases; an uninterrupted run writes {} times, syncs {} times, takes {:?}", crashes.len(), reference.writes, reference.syncs, reference.duration);
+    each(workers, &crashes, |index, crash| {
+        let later = later(&reference, &mut Rng::with_seed(seed ^ (index as u64 + 1)));
+        survive(server, story, &reference, &format!("case_{index}"), *crash, later);
     })
     .unwrap_or_else(|(index, panic)| {
-        println!("case {index} of {}: {:?}; RUNBOOK_TEST_SEED={seed} repeats it", crashes.len(), crashes[index]);
+        println!("case {index}: {:?}; RUNBOOK_TEST_SEED={seed} repeats it", crashes[index]);
         resume_unwind(panic)
     });
 }
 
+/// The program is killed at the boundaries of its journal and at random moments, and perhaps again.
+fn kill_matrix(story: &dyn Story) {
+    let again = |reference: &Reference, random: &mut Rng| match random.bool() {
+        true => vec![Crash::After(reference.moment(random))],
+        false => Vec::new(),
+    };
+    matrix(&server(), story, cores(), Reference::crashes, again);
+}
+
+/// Something else fails at random moments, in the run and in a resume.
+fn failure_matrix(story: &dyn Story, workers: usize, crash: fn(Duration) -> Crash) {
+    let crashes = |reference: &Reference, random: &mut Rng| {
+        (0..wanted().map_or(RANDOM_MOMENTS / 3, |count| count.div_ceil(3))).map(|_| crash(reference.moment(random))).collect()
+    };
+    matrix(&server(), story, workers, crashes, |reference, random| vec![crash(reference.moment(random))]);
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 type Panic = Box<dyn std::any::Any + Send>;
 
-/// Calls `case` for each item on all cores; stops at the first that panics.
-fn each<T: Sync>(items: &[T], case: impl Fn(usize, &T) + Sync) -> Result<(), (usize, Panic)> {
+/// Calls `case` for each item; stops at the first that panics.
+fn each<T: Sync>(workers: usize, items: &[T], case: impl Fn(usize, &T) + Sync) -> Result<(), (usize, Panic)> {
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<(usize, Panic)>> = Mutex::new(None);
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -192,10 +237,31 @@ fn server() -> Server {
 
 #[test]
 fn every_action_survives_being_killed() {
-    matrix(&server(), &EveryAction);
+    kill_matrix(&EveryAction);
 }
 
 #[test]
 fn the_pre_deployment_playbook_survives_being_killed() {
-    matrix(&server(), &PreDeploy);
+    kill_matrix(&PreDeploy);
+}
+
+#[test]
+fn every_action_survives_losing_its_connections() {
+    failure_matrix(&EveryAction, cores(), Crash::Connections);
+}
+
+#[test]
+fn the_pre_deployment_playbook_survives_losing_its_connections() {
+    failure_matrix(&PreDeploy, cores(), Crash::Connections);
+}
+
+/// One case after the other, for all share the server.
+#[test]
+fn every_action_survives_restarts_of_the_server() {
+    failure_matrix(&EveryAction, 1, Crash::Server);
+}
+
+#[test]
+fn the_pre_deployment_playbook_survives_restarts_of_the_server() {
+    failure_matrix(&PreDeploy, 1, Crash::Server);
 }

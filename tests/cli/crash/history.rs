@@ -74,6 +74,11 @@ impl History {
         self.state().unsettled().into_iter().map(Into::into).collect()
     }
 
+    /// How often a step failed in a way that ended the run, or nearly did before a crash.
+    pub fn failures(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event.kind, EventKind::StepFinished { outcome: Outcome::Failed { .. }, .. })).count()
+    }
+
     pub fn has(&self, wanted: impl Fn(&EventKind) -> bool) -> bool {
         self.events.iter().any(|event| wanted(&event.kind))
     }
