@@ -18,11 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gates;
 use super::scheduler::{Scheduler, Task};
-use super::start::base_id;
 use super::step::{StepEnd, StepMessage, StepTask};
 use super::{Ending, EngineError, Question, Reply, Setup, Signal, StepDecision};
 use crate::action::{Request, StepContext};
-use crate::journal::{Event, EventKind, JournalError, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState};
+use crate::journal::{Event, EventKind, JournalError, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState, base_id};
 use crate::outcome::{StepError, StepResult};
 use crate::output::{LiveOutput, LiveReceiver, LiveSender, Output, OutputOptions, live_channel};
 use crate::plan::PlannedStep;
@@ -124,6 +123,10 @@ impl<'a> Dispatcher<'a> {
     async fn run_phases(&mut self) -> Result<Ending, EngineError> {
         self.remember_results();
         self.settle_unknown().await?;
+        if self.halt.is_none() && self.state.has_failed() {
+            // An earlier process was stopped while it closed: that is brought to its end.
+            self.halt = Some(Halt::Failed);
+        }
         if self.halt.is_none() {
             self.run_phase(Phase::Steps).await?;
         }

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use super::dispatcher::{Dispatcher, Halt, describe, task_of};
-use super::start::base_id;
 use super::{EngineError, Question, Reply, UnknownDecision};
 use crate::action::{Inspection, Perform, Recovery};
-use crate::journal::{EventKind, Outcome, Resolution};
+use crate::journal::{EventKind, Outcome, Resolution, base_id};
 use crate::outcome::{StepError, StepResult};
 use crate::plan::PlannedStep;
 use crate::target::Backend;

@@ -7,7 +7,7 @@ use super::dispatcher::Dispatcher;
 use super::lock::{Claim, Locks, claim as claim_locks};
 use super::{EngineError, Setup, Start};
 use crate::journal::event::FORMAT;
-use crate::journal::{EventKind, Outcome, RunHeader, RunState, StepState};
+use crate::journal::{EventKind, Outcome, RunHeader, RunState, StepState, base_id};
 use crate::plan::Plan;
 use crate::target::{Identity, Targets};
 
@@ -37,11 +37,6 @@ pub fn edited_steps(plan: &Plan, state: &RunState) -> Vec<String> {
 /// A failed step runs again, so mending it is what editing is for.
 fn is_settled_or_in_doubt(state: &StepState) -> bool {
     !matches!(state, StepState::Pending | StepState::Retrying | StepState::Finished(Outcome::Failed { .. }))
-}
-
-/// `step` of `step[3]`.
-pub(super) fn base_id(id: &str) -> &str {
-    id.strip_suffix(']').and_then(|id| id.rsplit_once('[')).map_or(id, |(base, _)| base)
 }
 
 pub(super) async fn claim(setup: &Setup<'_>, start: &Start) -> Result<(String, Locks), EngineError> {

@@ -309,4 +309,7 @@ pub struct StepRecord {
     pub class: Class,
     /// What an interruption means.
     pub recovery: Recovery,
+    /// Its failure does not stop the run (`continue_on_error`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tolerated: bool,
 }

@@ -61,7 +61,9 @@ fn launch(place: &Place, arguments: &[String], crash: Crash) -> Output {
         Crash::Connections(time) => {
             let running = invocation.spawn();
             std::thread::sleep(time);
-            place.server.psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", place.database));
+            place
+                .server
+                .psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", place.database));
             running.wait()
         }
         Crash::Server(time) => {
@@ -96,8 +98,10 @@ impl Reference {
 
     /// Every boundary between two events, and inside of what is written for one.
     fn boundaries(&self) -> Vec<Crash> {
-        let syncs = (1..=self.syncs).flat_map(|number| [Stop::KilledBefore, Stop::KilledAfter].map(|stop| Crash::Journal(Access::Sync, number, stop)));
-        let writes = (1..=self.writes).map(|number| Crash::Journal(Access::Write, number, if number % 2 == 0 { Stop::KilledHalfWay } else { Stop::KilledAfter }));
+        let syncs = (1..=self.syncs)
+            .flat_map(|number| [Stop::KilledBefore, Stop::KilledAfter].map(|stop| Crash::Journal(Access::Sync, number, stop)));
+        let writes = (1..=self.writes)
+            .map(|number| Crash::Journal(Access::Write, number, if number % 2 == 0 { Stop::KilledHalfWay } else { Stop::KilledAfter }));
         syncs.chain(writes).collect()
     }
 
@@ -157,11 +161,23 @@ fn done_so_far(place: &Place, story: &dyn Story) -> BTreeMap<String, String> {
 }
 
 /// Goes through all cases; a failure names its seed and its case.
-fn matrix(server: &Server, story: &dyn Story, workers: usize, crashes: impl Fn(&Reference, &mut Rng) -> Vec<Crash>, later: impl Fn(&Reference, &mut Rng) -> Vec<Crash> + Sync) {
+fn matrix(
+    server: &Server,
+    story: &dyn Story,
+    workers: usize,
+    crashes: impl Fn(&Reference, &mut Rng) -> Vec<Crash>,
+    later: impl Fn(&Reference, &mut Rng) -> Vec<Crash> + Sync,
+) {
     let seed = seed();
     let reference = Reference::of(server, story);
     let crashes = crashes(&reference, &mut Rng::with_seed(seed));
-    println!("{} cases; an uninterrupted run writes {} times, syncs {} times, takes {:?}", crashes.len(), reference.writes, reference.syncs, reference.duration);
+    println!(
+        "{} cases; an uninterrupted run writes {} times, syncs {} times, takes {:?}",
+        crashes.len(),
+        reference.writes,
+        reference.syncs,
+        reference.duration
+    );
     each(workers, &crashes, |index, crash| {
         let later = later(&reference, &mut Rng::with_seed(seed ^ (index as u64 + 1)));
         survive(server, story, &reference, &format!("case_{index}"), *crash, later);

@@ -5,7 +5,8 @@ use super::wait_until;
 /// Processes that belong to a run, with their command lines.
 pub fn of(run: &str) -> Vec<String> {
     let marker = format!("RUNBOOK_CHILD_OF={run}.");
-    let processes = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let processes =
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
     let theirs = processes.filter(|entry| {
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(marker.as_bytes()))

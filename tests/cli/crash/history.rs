@@ -64,7 +64,10 @@ impl History {
         let closing: Vec<&str> = state.header.steps.iter().filter(|step| step.phase != Phase::Steps).map(|step| step.id.as_str()).collect();
         let done = state.steps.iter().filter(|(id, progress)| {
             !closing.contains(&id.as_str())
-                && matches!(progress.state, StepState::Finished(Outcome::Done { .. } | Outcome::AlreadyDone { .. } | Outcome::Warned { .. }))
+                && matches!(
+                    progress.state,
+                    StepState::Finished(Outcome::Done { .. } | Outcome::AlreadyDone { .. } | Outcome::Warned { .. })
+                )
         });
         done.map(|(id, _)| id.clone()).collect()
     }
@@ -89,7 +92,16 @@ impl History {
 
     /// One line an event, for messages of failed tests.
     pub fn listing(&self) -> String {
-        self.events.iter().map(|event| format!("  {} {}\n", event.sequence, serde_json::to_string(&event.kind).unwrap_or_default().chars().take(300).collect::<String>())).collect()
+        self.events
+            .iter()
+            .map(|event| {
+                format!(
+                    "  {} {}\n",
+                    event.sequence,
+                    serde_json::to_string(&event.kind).unwrap_or_default().chars().take(300).collect::<String>()
+                )
+            })
+            .collect()
     }
 }
 
@@ -100,7 +112,8 @@ pub fn sqlite(env: &TestEnv, sql: &str) -> String {
 
 /// Runs SQL on a SQLite file.
 pub fn sqlite_file(file: &std::path::Path, sql: &str) -> String {
-    let output = Command::new("sqlite3").args(["-batch", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file).arg(sql).output().unwrap();
+    let output =
+        Command::new("sqlite3").args(["-batch", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file).arg(sql).output().unwrap();
     assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }

@@ -103,6 +103,7 @@ fn serve(stream: &TcpStream, seen: &Seen) {
     let whole = format!("{head}\n{}", String::from_utf8_lossy(&body));
     seen.requests.lock().unwrap().by_path.entry(path).or_default().push(whole);
     let answer = "{\"database\": true}";
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
     let _ = (&*stream).write_all((head + answer).as_bytes());
 }

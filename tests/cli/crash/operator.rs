@@ -54,14 +54,18 @@ fn check_ending(place: &Place, output: &crate::environment::Output) {
     assert_eq!(code, expected, "{output}\n{}", history.listing());
     if code == 4 {
         for step in history.unsettled() {
-            assert!(output.raw_stdout.contains(&step) || output.raw_stderr.contains(&step), "{step} is unknown, but that is not said:\n{output}");
+            assert!(
+                output.raw_stdout.contains(&step) || output.raw_stderr.contains(&step),
+                "{step} is unknown, but that is not said:\n{output}"
+            );
         }
     }
 }
 
 fn answer_gates(place: &Place, story: &dyn Story, history: &History) {
     let state = history.state();
-    let waiting: Vec<&String> = state.steps.iter().filter(|(_, progress)| progress.waiting.is_some() && progress.answers.is_empty()).map(|(id, _)| id).collect();
+    let waiting: Vec<&String> =
+        state.steps.iter().filter(|(_, progress)| progress.waiting.is_some() && progress.answers.is_empty()).map(|(id, _)| id).collect();
     for (step, text) in story.answers(place) {
         if waiting.iter().any(|id| *id == step) {
             place.env.runbook(["approve", &history.run, step, "--text", &text]).run().exits(0);
@@ -105,7 +109,11 @@ impl Attention<'_, '_> {
     fn answer_next(&mut self) -> bool {
         let all = self.terminal.raw();
         let new = plain(&all[self.read..]);
-        let step = || new.rsplit_once("\n? ").map(|(_, rest)| rest.split(['\r', '\n', ':']).next().unwrap_or_default().trim().to_owned()).unwrap_or_default();
+        let step = || {
+            new.rsplit_once("\n? ")
+                .map(|(_, rest)| rest.split(['\r', '\n', ':']).next().unwrap_or_default().trim().to_owned())
+                .unwrap_or_default()
+        };
         let keys = if new.ends_with("/r/l] ") {
             if self.story.is_in_place(self.place, &step()) { "d\r".into() } else { "r\r".to_owned() }
         } else if new.contains("Enter alone goes back.") && new.ends_with("> ") {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use super::hook::Hook;
 use super::history::sqlite_file;
+use super::hook::Hook;
 use crate::environment::TestEnv;
 use crate::postgres::Server;
 
@@ -136,7 +136,10 @@ impl Story for EveryAction {
         let tidied = place.env.read("log/tidy").lines().count();
         assert!(tidied >= 1 && tidied <= 1 + failures, "`tidy` ran {tidied} times after {failures} failures");
         place.env.write("log/tidy", "done\n");
-        let mourned = place.psql("DELETE FROM marks WHERE step = 'mourn' RETURNING step; DELETE FROM runbook.ledger WHERE step ~ '^mourn(#|$)'").lines().count();
+        let mourned = place
+            .psql("DELETE FROM marks WHERE step = 'mourn' RETURNING step; DELETE FROM runbook.ledger WHERE step ~ '^mourn(#|$)'")
+            .lines()
+            .count();
         assert!(mourned <= failures, "`mourn` ran {mourned} times after {failures} failures");
     }
 
@@ -206,7 +209,11 @@ impl Story for PreDeploy {
         }
         // The transaction that wrote the rows.
         if !place.psql("SELECT to_regclass('deployment_location_fixes')").is_empty() {
-            for (step, table) in [("record_counts", "deployment_counts"), ("record_assignments", "deployment_assignments"), ("give_locations", "deployment_location_fixes")] {
+            for (step, table) in [
+                ("record_counts", "deployment_counts"),
+                ("record_assignments", "deployment_assignments"),
+                ("give_locations", "deployment_location_fixes"),
+            ] {
                 queries.push(format!("SELECT '{step}', (SELECT string_agg(DISTINCT xmin::text, ' ') FROM {table})"));
             }
         }
@@ -215,7 +222,13 @@ impl Story for PreDeploy {
         let mut traces: BTreeMap<String, String> = found.map(|(step, trace)| (step.into(), trace.into())).collect();
         for entry in std::fs::read_dir(place.env.path("backups")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
-            let step = if name.ends_with("_full.dump") { "full_dump" } else if name.ends_with("_critical_tables.sql") { "critical_tables_dump" } else { continue };
+            let step = if name.ends_with("_full.dump") {
+                "full_dump"
+            } else if name.ends_with("_critical_tables.sql") {
+                "critical_tables_dump"
+            } else {
+                continue;
+            };
             traces.insert(step.into(), identity_of(&entry.path()).unwrap());
         }
         traces
