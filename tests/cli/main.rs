@@ -11,8 +11,10 @@
 
 mod children;
 mod crash;
+mod durability;
 mod editor;
 mod environment;
+mod interrupts;
 mod locks;
 mod postgres;
 mod prompts;
