@@ -488,6 +488,7 @@ impl<'a> Dispatcher<'a> {
             StepMessage::Retrying { step, attempt, error, delay } => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 self.record_urgent(EventKind::StepRetrying { step, attempt, error, delay_ms });
+                self.abandon_retries();
             }
         }
         Ok(())
@@ -627,6 +628,7 @@ impl<'a> Dispatcher<'a> {
         self.halt = Some(Halt::Interrupted(signal));
         self.record_urgent(EventKind::Interrupted { signal: signal.name().to_owned() });
         self.withdraw_gates();
+        self.abandon_retries();
         if self.interrupts == 1 {
             let names: Vec<_> = self.running.values().map(String::as_str).collect();
             let text = if names.is_empty() {
@@ -662,6 +664,24 @@ impl<'a> Dispatcher<'a> {
     /// Forgets a step that has not begun; it stays pending.
     fn abandon(&mut self, id: &str) {
         self.running.retain(|_, running| running != id);
+    }
+
+    /// Once stopping was asked for, nothing waits for another attempt: nothing is in flight.
+    fn abandon_retries(&mut self) {
+        if self.interrupts == 0 {
+            return;
+        }
+        let retrying: Vec<String> = self.running.values().filter(|id| self.is_retrying(id)).cloned().collect();
+        retrying.iter().for_each(|id| self.abandon(id));
+    }
+
+    fn is_retrying(&self, id: &str) -> bool {
+        let last = self.pending.iter().rev().find_map(|kind| match kind {
+            EventKind::StepRetrying { step, .. } if step == id => Some(true),
+            EventKind::StepStarted { step, .. } if step == id => Some(false),
+            _ => None,
+        });
+        last.unwrap_or_else(|| self.state.state_of(id) == &StepState::Retrying)
     }
 
     /// After a failed journal: running actions are cancelled and get a moment to end.

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
@@ -270,13 +271,24 @@ impl Journal {
 
 /// Brings the tables up to date. sqlx takes no lock on SQLite, so of two processes that open a
 /// new journal at once one fails in each migration; what the other one did counts when it looks again.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), sqlx::migrate::MigrateError> {
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
     for _ in MIGRATIONS.iter() {
-        if MIGRATIONS.run(&mut *connection).await.is_ok() {
-            return Ok(());
+        match MIGRATIONS.run(&mut *connection).await {
+            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) if was_faster(&error) => {}
+            outcome => return outcome,
         }
     }
     MIGRATIONS.run(connection).await
+}
+
+/// Whether the tables or the record of a migration came into being meanwhile, rather than the disk
+/// having failed.
+fn was_faster(error: &sqlx::Error) -> bool {
+    const ERROR: i32 = 1;
+    const BUSY: i32 = 5;
+    const CONSTRAINT: i32 = 19;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| [ERROR, BUSY, CONSTRAINT].contains(&(code & 0xff)))
 }
 
 /// SHA-256 over the previous hash, the run and the body, each of known length or ended by a zero.
