@@ -22,7 +22,7 @@ use super::step::{StepEnd, StepMessage, StepTask};
 use super::{Ending, EngineError, Question, Reply, Setup, Signal, StepDecision};
 use crate::action::{Request, StepContext};
 use crate::journal::{Event, EventKind, JournalError, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState, base_id};
-use crate::outcome::{StepError, StepResult};
+use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::output::{LiveOutput, LiveReceiver, LiveSender, Output, OutputOptions, live_channel};
 use crate::plan::PlannedStep;
 use crate::target::{Identity, SessionSettings};
@@ -497,7 +497,9 @@ impl<'a> Dispatcher<'a> {
     fn request(&mut self, request: Request) {
         match request {
             Request::Ask { step, prompt, reply } => self.gate_asked(step, prompt, reply),
-            Request::Progress { step, text, fraction } => self.setup.observer.progress(&step, &text, fraction),
+            Request::Progress { step, text, fraction } => {
+                self.setup.observer.progress(&step, &self.setup.plan.redactor.text(&text), fraction)
+            }
             Request::Console { step, title, message } => {
                 let redactor = &self.setup.plan.redactor;
                 let title = title.map(|title| redactor.text(&title).into_owned());
@@ -556,7 +558,9 @@ impl<'a> Dispatcher<'a> {
     pub(super) fn finish(&mut self, task: Task, attempt: u32, outcome: Outcome, duration: Duration) {
         let plan = self.setup.plan.clone();
         let step = &plan.steps[task.step];
-        let outcome = self.redacted(outcome);
+        // What a later step reads must be the same before and after a resume, which sees only
+        // what the journal holds.
+        let outcome = outcome.redacted(&plan.redactor).unwrap_or_else(|error| unreadable(&error));
         let failed = matches!(outcome, Outcome::Failed { .. });
         if failed && !step.step.settings.continue_on_error {
             self.fail();
@@ -608,17 +612,6 @@ impl<'a> Dispatcher<'a> {
                 })
                 .unwrap_or(0)
         })
-    }
-
-    /// What a later step reads must be the same before and after a resume, which sees
-    /// only what the journal holds.
-    fn redacted(&self, outcome: Outcome) -> Outcome {
-        let redactor = &self.setup.plan.redactor;
-        if redactor.is_empty() {
-            return outcome;
-        }
-        let kept = serde_json::to_value(&outcome).ok().and_then(|value| serde_json::from_value(redactor.json(value)).ok());
-        kept.unwrap_or(outcome)
     }
 
     // ---- stopping -------------------------------------------------------------
@@ -844,7 +837,11 @@ pub(super) fn describe(plan: &crate::plan::Plan, step: &PlannedStep, id: &str) -
             None => "undo: none".into(),
         });
     }
-    lines
+    lines.iter().map(|line| plan.redactor.text(line).into_owned()).collect()
+}
+
+fn unreadable(error: &serde_json::Error) -> Outcome {
+    Outcome::Failed { error: Box::new(StepError::new(ErrorKind::Io, format!("its result cannot be recorded: {error}"))) }
 }
 
 fn group_outcome(ends: &[Option<Outcome>]) -> Outcome {

@@ -226,7 +226,8 @@ impl Journal {
         let mut rows = Vec::with_capacity(events.len());
         let mut stored = Vec::with_capacity(events.len());
         for event in events {
-            let (event, body) = redacted(event, redactor).map_err(|error| write(&self.path, error.to_string()))?;
+            let event = event.redacted(redactor).map_err(|error| write(&self.path, error.to_string()))?;
+            let body = serde_json::to_string(&event).map_err(|error| write(&self.path, error.to_string()))?;
             hash = chained(&hash, run, &body);
             rows.push((event.sequence, body, hash.clone()));
             stored.push(event);
@@ -294,16 +295,6 @@ fn was_faster(error: &sqlx::Error) -> bool {
 /// SHA-256 over the previous hash, the run and the body, each of known length or ended by a zero.
 fn chained(previous: &[u8], run: &str, body: &str) -> Vec<u8> {
     Sha256::new().chain_update(previous).chain_update(run).chain_update([0]).chain_update(body).finalize().to_vec()
-}
-
-fn redacted(event: Event, redactor: &Redactor) -> Result<(Event, String), serde_json::Error> {
-    if redactor.is_empty() {
-        let body = serde_json::to_string(&event)?;
-        return Ok((event, body));
-    }
-    let value = redactor.json(serde_json::to_value(&event)?);
-    let body = value.to_string();
-    Ok((serde_json::from_value(value)?, body))
 }
 
 fn check_format(run: &str, body: &str) -> Result<(), JournalError> {
