@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::secret::{Redactor, Structure};
 use crate::source::Location;
 
 /// A column of a result.
@@ -68,6 +69,16 @@ pub struct StepResult {
     /// What is not as it should be but did not stop the step.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
+}
+
+/// What in results and errors is the program's own, and what is data.
+pub const STRUCTURE: Structure = Structure { words: &["kind", "aftermath"], records: &[], data: &["value", "rows", "json", "outputs"] };
+
+impl StepResult {
+    /// The same without secrets.
+    pub fn redacted(&self, redactor: &Redactor) -> Self {
+        if redactor.is_empty() { self.clone() } else { redactor.typed(self, &STRUCTURE).unwrap_or_default() }
+    }
 }
 
 /// The class of an error; decides retry, exit code and hints.
@@ -156,6 +167,14 @@ pub struct StepError {
 }
 
 impl StepError {
+    /// The same without secrets.
+    pub fn redacted(&self, redactor: &Redactor) -> Self {
+        if redactor.is_empty() {
+            return self.clone();
+        }
+        redactor.typed(self, &STRUCTURE).unwrap_or_else(|_| Self::new(self.kind, "an error that cannot be shown").aftermath(self.aftermath))
+    }
+
     /// An error after which nothing is changed.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {

@@ -6,12 +6,15 @@
 //! declared, nor forms that hide the text altogether (encryption, compression).
 
 mod forms;
+mod structure;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use serde_json::Value;
+
+pub use structure::Structure;
 
 /// What stands in a secret's place.
 pub const MASK: &str = "***";

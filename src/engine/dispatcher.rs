@@ -18,12 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gates;
 use super::scheduler::{Scheduler, Task};
-use super::start::base_id;
 use super::step::{StepEnd, StepMessage, StepTask};
 use super::{Ending, EngineError, Question, Reply, Setup, Signal, StepDecision};
 use crate::action::{Request, StepContext};
-use crate::journal::{Event, EventKind, JournalError, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState};
-use crate::outcome::{StepError, StepResult};
+use crate::journal::{Event, EventKind, JournalError, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState, base_id};
+use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::output::{LiveOutput, LiveReceiver, LiveSender, Output, OutputOptions, live_channel};
 use crate::plan::PlannedStep;
 use crate::target::{Identity, SessionSettings};
@@ -124,6 +123,10 @@ impl<'a> Dispatcher<'a> {
     async fn run_phases(&mut self) -> Result<Ending, EngineError> {
         self.remember_results();
         self.settle_unknown().await?;
+        if self.halt.is_none() && self.state.has_failed() {
+            // An earlier process was stopped while it closed: that is brought to its end.
+            self.halt = Some(Halt::Failed);
+        }
         if self.halt.is_none() {
             self.run_phase(Phase::Steps).await?;
         }
@@ -485,6 +488,7 @@ impl<'a> Dispatcher<'a> {
             StepMessage::Retrying { step, attempt, error, delay } => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 self.record_urgent(EventKind::StepRetrying { step, attempt, error, delay_ms });
+                self.abandon_retries();
             }
         }
         Ok(())
@@ -493,7 +497,9 @@ impl<'a> Dispatcher<'a> {
     async fn request(&mut self, request: Request) -> Result<(), EngineError> {
         match request {
             Request::Ask { step, prompt, reply } => self.gate_asked(step, prompt, reply),
-            Request::Progress { step, text, fraction } => self.setup.observer.progress(&step, &text, fraction),
+            Request::Progress { step, text, fraction } => {
+                self.setup.observer.progress(&step, &self.setup.plan.redactor.text(&text), fraction)
+            }
             Request::Console { step, title, message } => {
                 // People read it below the steps that came before it.
                 self.flush().await?;
@@ -559,7 +565,9 @@ impl<'a> Dispatcher<'a> {
     pub(super) fn finish(&mut self, task: Task, attempt: u32, outcome: Outcome, duration: Duration) {
         let plan = self.setup.plan.clone();
         let step = &plan.steps[task.step];
-        let outcome = self.redacted(outcome);
+        // What a later step reads must be the same before and after a resume, which sees only
+        // what the journal holds.
+        let outcome = outcome.redacted(&plan.redactor).unwrap_or_else(|error| unreadable(&error));
         let failed = matches!(outcome, Outcome::Failed { .. });
         if failed && !step.step.settings.continue_on_error {
             self.fail();
@@ -613,17 +621,6 @@ impl<'a> Dispatcher<'a> {
         })
     }
 
-    /// What a later step reads must be the same before and after a resume, which sees
-    /// only what the journal holds.
-    fn redacted(&self, outcome: Outcome) -> Outcome {
-        let redactor = &self.setup.plan.redactor;
-        if redactor.is_empty() {
-            return outcome;
-        }
-        let kept = serde_json::to_value(&outcome).ok().and_then(|value| serde_json::from_value(redactor.json(value)).ok());
-        kept.unwrap_or(outcome)
-    }
-
     // ---- stopping -------------------------------------------------------------
 
     fn interrupted(&mut self, signal: Signal) {
@@ -631,6 +628,7 @@ impl<'a> Dispatcher<'a> {
         self.halt = Some(Halt::Interrupted(signal));
         self.record_urgent(EventKind::Interrupted { signal: signal.name().to_owned() });
         self.withdraw_gates();
+        self.abandon_retries();
         if self.interrupts == 1 {
             let names: Vec<_> = self.running.values().map(String::as_str).collect();
             let text = if names.is_empty() {
@@ -666,6 +664,24 @@ impl<'a> Dispatcher<'a> {
     /// Forgets a step that has not begun; it stays pending.
     fn abandon(&mut self, id: &str) {
         self.running.retain(|_, running| running != id);
+    }
+
+    /// Once stopping was asked for, nothing waits for another attempt: nothing is in flight.
+    fn abandon_retries(&mut self) {
+        if self.interrupts == 0 {
+            return;
+        }
+        let retrying: Vec<String> = self.running.values().filter(|id| self.is_retrying(id)).cloned().collect();
+        retrying.iter().for_each(|id| self.abandon(id));
+    }
+
+    fn is_retrying(&self, id: &str) -> bool {
+        let last = self.pending.iter().rev().find_map(|kind| match kind {
+            EventKind::StepRetrying { step, .. } if step == id => Some(true),
+            EventKind::StepStarted { step, .. } if step == id => Some(false),
+            _ => None,
+        });
+        last.unwrap_or_else(|| self.state.state_of(id) == &StepState::Retrying)
     }
 
     /// After a failed journal: running actions are cancelled and get a moment to end.
@@ -828,7 +844,11 @@ pub(super) fn describe(plan: &crate::plan::Plan, step: &PlannedStep, id: &str) -
             None => "undo: none".into(),
         });
     }
-    lines
+    lines.iter().map(|line| plan.redactor.text(line).into_owned()).collect()
+}
+
+fn unreadable(error: &serde_json::Error) -> Outcome {
+    Outcome::Failed { error: Box::new(StepError::new(ErrorKind::Io, format!("its result cannot be recorded: {error}"))) }
 }
 
 fn group_outcome(ends: &[Option<Outcome>]) -> Outcome {

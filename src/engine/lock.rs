@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::EngineError;
 use crate::journal::Operator;
@@ -12,9 +13,11 @@ use crate::target::{HolderDescription, LockHolder, LockOutcome, RunLock, Targets
 
 /// How long a lock is asked for again: a killed holder's backend is noticed by the
 /// server within `client_connection_check_interval`.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// After a kill the earlier backend may be in the middle of a statement.
-const PATIENCE_ON_RESUME: std::time::Duration = std::time::Duration::from_secs(15);
+const PATIENCE_ON_RESUME: Duration = Duration::from_secs(15);
+/// Between getting a file's lock and having one's name in it.
+const TIME_TO_WRITE: Duration = Duration::from_millis(250);
 
 /// Locks held for the length of a run. The operating system frees the files', the
 /// server the database's, when the process dies.
@@ -68,11 +71,23 @@ fn file_lock(directory: &Path, name: &str, claim: &Claim<'_>) -> Result<File, En
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0)?;
-            writeln!(file, "{}\n{}\n{}", claim.run, claim.operator.host, claim.operator.pid)?;
+            file.write_all(format!("{}\n{}\n{}\n", claim.run, claim.operator.host, claim.operator.pid).as_bytes())?;
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => Err(EngineError::Locked { name: claim.lock.to_owned(), holder: Box::new(describe(&mut file)) }),
+        Err(TryLockError::WouldBlock) => Err(EngineError::Locked { name: claim.lock.to_owned(), holder: Box::new(described(&mut file)) }),
         Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// Who has the file. A holder writes its name right after it got the lock.
+fn described(file: &mut File) -> HolderDescription {
+    let deadline = Instant::now() + TIME_TO_WRITE;
+    loop {
+        let description = describe(file);
+        if description.holder.is_some() || Instant::now() >= deadline {
+            return description;
+        }
+        std::thread::sleep(TIME_TO_WRITE / 50);
     }
 }
 

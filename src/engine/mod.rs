@@ -121,9 +121,17 @@ pub enum EngineError {
 }
 
 /// Runs a plan to its end, or to the point where it can't go on.
-pub async fn execute(setup: Setup<'_>, start: Start) -> Result<Ending, EngineError> {
-    let (run, locks) = start::claim(&setup, &start).await?;
-    let mut dispatcher = start::begin(setup, start).await?;
+pub async fn execute(mut setup: Setup<'_>, start: Start) -> Result<Ending, EngineError> {
+    // A server that does not answer is not waited for when somebody wants to stop.
+    let (run, locks, identities) = tokio::select! {
+        biased;
+        Some(signal) = setup.signals.recv() => {
+            setup.observer.notice(&format!("{}: stopped before anything was begun", signal.name()));
+            return Ok(Ending::Interrupted(signal));
+        }
+        claimed = start::claim(&setup.plan, &setup.targets, &setup.operator, setup.journal.directory(), &start) => claimed?,
+    };
+    let mut dispatcher = start::begin(setup, start, identities).await?;
     tracing::debug!(run, "dispatching");
     let ending = dispatcher.run().await;
     locks.release().await;

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use super::dispatcher::{Dispatcher, Halt, describe, task_of};
-use super::start::base_id;
 use super::{EngineError, Question, Reply, UnknownDecision};
 use crate::action::{Inspection, Perform, Recovery};
-use crate::journal::{EventKind, Outcome, Resolution};
+use crate::journal::{EventKind, Outcome, Resolution, base_id};
 use crate::outcome::{StepError, StepResult};
 use crate::plan::PlannedStep;
 use crate::target::Backend;
@@ -52,7 +51,7 @@ impl Dispatcher<'_> {
             while let Some(backend) = self.setup.targets.earlier_backend(&connection, id).await? {
                 if !asked {
                     asked = true;
-                    let text = describe_backend(id, &backend);
+                    let text = self.setup.plan.redactor.text(&describe_backend(id, &backend)).into_owned();
                     self.setup.observer.notice(&format!("{text}; waiting for it"));
                     if self.ends_backend(id, text).await {
                         self.setup.targets.terminate(&connection, backend.pid, PATIENCE).await?;
@@ -134,7 +133,7 @@ impl Dispatcher<'_> {
         let question = Question::Unknown {
             step: id.to_owned(),
             description: describe(&self.setup.plan, step, id),
-            error: trouble.or(last).map(Box::new),
+            error: trouble.map(|error| error.redacted(&self.setup.plan.redactor)).or(last).map(Box::new),
             can_recheck: step.step.settings.done_when.is_some(),
         };
         match self.ask_now(question).await {

@@ -2,12 +2,13 @@
 //! event.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::dispatcher::Dispatcher;
 use super::lock::{Claim, Locks, claim as claim_locks};
 use super::{EngineError, Setup, Start};
 use crate::journal::event::FORMAT;
-use crate::journal::{EventKind, Outcome, RunHeader, RunState, StepState};
+use crate::journal::{EventKind, Operator, Outcome, RunHeader, RunState, StepState, base_id};
 use crate::plan::Plan;
 use crate::target::{Identity, Targets};
 
@@ -39,27 +40,22 @@ fn is_settled_or_in_doubt(state: &StepState) -> bool {
     !matches!(state, StepState::Pending | StepState::Retrying | StepState::Finished(Outcome::Failed { .. }))
 }
 
-/// `step` of `step[3]`.
-pub(super) fn base_id(id: &str) -> &str {
-    id.strip_suffix(']').and_then(|id| id.rsplit_once('[')).map_or(id, |(base, _)| base)
-}
-
-pub(super) async fn claim(setup: &Setup<'_>, start: &Start) -> Result<(String, Locks), EngineError> {
+/// Takes the locks and looks at every target; nothing is recorded yet.
+pub(super) async fn claim(
+    plan: &Plan,
+    targets: &Targets,
+    operator: &Operator,
+    journal_directory: &Path,
+    start: &Start,
+) -> Result<(String, Locks, BTreeMap<String, Identity>), EngineError> {
     let (run, resuming) = match start {
         Start::New(run) => (run.clone(), false),
         Start::Resume { run, .. } => (run.clone(), true),
     };
-    let locks = claim_locks(&Claim {
-        run: &run,
-        lock: &setup.plan.lock,
-        operator: &setup.operator,
-        journal_directory: setup.journal.directory(),
-        targets: &setup.targets,
-        connections: one_per_database(&setup.plan),
-        resuming,
-    })
-    .await?;
-    Ok((run, locks))
+    let claim = Claim { run: &run, lock: &plan.lock, operator, journal_directory, targets, connections: one_per_database(plan), resuming };
+    let locks = claim_locks(&claim).await?;
+    let identities = check_targets(plan, targets).await?;
+    Ok((run, locks, identities))
 }
 
 /// Two connections to one database, perhaps as different roles, need one lock: a
@@ -76,8 +72,12 @@ fn one_per_database(plan: &Plan) -> Vec<String> {
     names
 }
 
-pub(super) async fn begin<'a>(mut setup: Setup<'a>, start: Start) -> Result<Dispatcher<'a>, EngineError> {
-    let identities = check_targets(&setup.plan, &setup.targets).await?;
+/// Records that the run begins or goes on.
+pub(super) async fn begin<'a>(
+    mut setup: Setup<'a>,
+    start: Start,
+    identities: BTreeMap<String, Identity>,
+) -> Result<Dispatcher<'a>, EngineError> {
     let targets: BTreeMap<String, String> = identities.iter().map(|(name, identity)| (name.clone(), fingerprint(identity))).collect();
     let redactor = setup.plan.redactor.clone();
     match start {

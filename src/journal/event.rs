@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::action::{Answer, Class, Prompt, Recovery};
 use crate::outcome::{StepError, StepResult};
+use crate::secret::{Redactor, Structure};
 
 /// Version of the events' form; readers refuse a higher one.
 pub const FORMAT: u32 = 1;
@@ -128,6 +129,49 @@ pub enum EventKind {
         /// How.
         status: RunStatus,
     },
+}
+
+/// What in events is the engine's own, and what is data.
+const STRUCTURE: Structure = Structure {
+    words: &[
+        "event",
+        "at",
+        "step",
+        "status",
+        "cause",
+        "kind",
+        "aftermath",
+        "resolution",
+        "engine",
+        "playbook",
+        "file",
+        "directory",
+        "digest",
+    ],
+    records: &["selection", "steps", "targets"],
+    data: &["value", "rows", "json", "outputs", "items", "params"],
+};
+/// A file that a step wrote may be named after anything; the playbook's may not.
+const OF_STEPS: Structure =
+    Structure { words: &["event", "at", "step", "status", "cause", "kind", "aftermath", "resolution"], records: &[], ..STRUCTURE };
+
+impl Event {
+    /// The same without secrets.
+    pub fn redacted(self, redactor: &Redactor) -> Result<Self, serde_json::Error> {
+        match &self.kind {
+            _ if redactor.is_empty() => Ok(self),
+            EventKind::Interrupted { .. } | EventKind::RunPaused { .. } | EventKind::RunFinished { .. } => Ok(self),
+            EventKind::RunStarted(_) | EventKind::RunResumed { .. } => redactor.typed(&self, &STRUCTURE),
+            _ => redactor.typed(&self, &OF_STEPS),
+        }
+    }
+}
+
+impl Outcome {
+    /// The same without secrets.
+    pub fn redacted(self, redactor: &Redactor) -> Result<Self, serde_json::Error> {
+        if redactor.is_empty() { Ok(self) } else { redactor.typed(&self, &OF_STEPS) }
+    }
 }
 
 /// How a step ended.
@@ -309,4 +353,7 @@ pub struct StepRecord {
     pub class: Class,
     /// What an interruption means.
     pub recovery: Recovery,
+    /// Its failure does not stop the run (`continue_on_error`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tolerated: bool,
 }

@@ -10,5 +10,5 @@ mod store;
 mod tests;
 
 pub use event::{Event, EventKind, Operator, Outcome, Pause, Phase, Resolution, RunHeader, RunStatus, Selection, SkipCause, StepRecord};
-pub use state::{IllegalEvent, RunPhase, RunState, StepProgress, StepState};
+pub use state::{IllegalEvent, RunPhase, RunState, StepProgress, StepState, base_id};
 pub use store::{Damage, Journal, JournalError};

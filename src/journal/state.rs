@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::event::{Event, EventKind, Outcome, Pause, Phase, Resolution, RunHeader, RunStatus};
+use super::event::{Event, EventKind, Outcome, Pause, Phase, Resolution, RunHeader, RunStatus, StepRecord};
 use crate::action::{Answer, Prompt};
-use crate::outcome::StepError;
+use crate::outcome::{ErrorKind, StepError};
 
 /// Where one step stands.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -288,21 +288,26 @@ impl RunState {
         Ok(())
     }
 
-    /// Gives failed steps another go; what succeeded or was skipped stays as it is. The
-    /// closing phases belong to the attempt that ended, so they run again at the next end.
+    /// Gives the failed steps of a run that ended another go; what succeeded or was skipped
+    /// stays as it is. The closing phases belong to the attempt that ended, so they run again
+    /// at the next end. Where they were cut off themselves, they are brought to their end first.
     fn resume(&mut self, digest: Option<&str>) {
         let ended = self.phase == RunPhase::Paused(Pause::Failed);
+        let closing_first = !ended && self.closing_has_begun() && self.has_failed();
         self.phase = RunPhase::Running;
         self.failures += u32::from(ended);
         if let Some(digest) = digest {
             self.header.digest = digest.to_owned();
         }
-        let closing: HashSet<&str> =
-            self.header.steps.iter().filter(|step| step.phase != Phase::Steps).map(|step| step.id.as_str()).collect();
+        let records: HashMap<&str, &StepRecord> = self.header.steps.iter().map(|step| (step.id.as_str(), step)).collect();
         for (id, progress) in &mut self.steps {
-            let base = id.split_once('[').map_or(id.as_str(), |(base, _)| base);
+            let record = records.get(base_id(id));
+            let closing = record.is_some_and(|record| record.phase != Phase::Steps);
+            let tolerated = record.is_some_and(|record| record.tolerated);
             match &progress.state {
-                StepState::Finished(_) if ended && closing.contains(base) => progress.state = StepState::Pending,
+                StepState::Finished(_) if ended && closing => progress.state = StepState::Pending,
+                StepState::Finished(Outcome::Failed { .. }) if closing_first && !closing => {}
+                StepState::Finished(Outcome::Failed { error }) if !ended && tolerated && error.kind != ErrorKind::Cancelled => {}
                 StepState::Finished(Outcome::Failed { error }) => {
                     progress.errors.push((**error).clone());
                     progress.state = StepState::Pending;
@@ -312,6 +317,25 @@ impl RunState {
             }
         }
     }
+
+    /// Whether a step of the procedure failed in a way that stops the run.
+    pub fn has_failed(&self) -> bool {
+        let mut steps = self.header.steps.iter().filter(|step| step.phase == Phase::Steps && !step.tolerated);
+        steps.any(|step| matches!(self.state_of(&step.id), StepState::Finished(Outcome::Failed { .. })))
+    }
+
+    fn closing_has_begun(&self) -> bool {
+        let closing: HashSet<&str> =
+            self.header.steps.iter().filter(|step| step.phase != Phase::Steps).map(|step| step.id.as_str()).collect();
+        self.steps
+            .iter()
+            .any(|(id, progress)| (progress.state != StepState::Pending || progress.waiting.is_some()) && closing.contains(base_id(id)))
+    }
+}
+
+/// `step` of `step[3]`.
+pub fn base_id(id: &str) -> &str {
+    id.strip_suffix(']').and_then(|id| id.rsplit_once('[')).map_or(id, |(base, _)| base)
 }
 
 fn illegal(event: &Event, reason: &str) -> IllegalEvent {

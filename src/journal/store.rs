@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
@@ -109,7 +110,7 @@ impl Journal {
             .connect()
             .await
             .map_err(|error| open(reason(&error)))?;
-        MIGRATIONS.run(&mut connection).await.map_err(|error| open(error.to_string()))?;
+        migrate(&mut connection).await.map_err(|error| open(error.to_string()))?;
         Ok(Self { path: path.into(), connection, clock, tail: None })
     }
 
@@ -225,7 +226,8 @@ impl Journal {
         let mut rows = Vec::with_capacity(events.len());
         let mut stored = Vec::with_capacity(events.len());
         for event in events {
-            let (event, body) = redacted(event, redactor).map_err(|error| write(&self.path, error.to_string()))?;
+            let event = event.redacted(redactor).map_err(|error| write(&self.path, error.to_string()))?;
+            let body = serde_json::to_string(&event).map_err(|error| write(&self.path, error.to_string()))?;
             hash = chained(&hash, run, &body);
             rows.push((event.sequence, body, hash.clone()));
             stored.push(event);
@@ -268,19 +270,31 @@ impl Journal {
     }
 }
 
+/// Brings the tables up to date. sqlx takes no lock on SQLite, so of two processes that open a
+/// new journal at once one fails in each migration; what the other one did counts when it looks again.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
+    for _ in MIGRATIONS.iter() {
+        match MIGRATIONS.run(&mut *connection).await {
+            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) if was_faster(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    MIGRATIONS.run(connection).await
+}
+
+/// Whether the tables or the record of a migration came into being meanwhile, rather than the disk
+/// having failed.
+fn was_faster(error: &sqlx::Error) -> bool {
+    const ERROR: i32 = 1;
+    const BUSY: i32 = 5;
+    const CONSTRAINT: i32 = 19;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| [ERROR, BUSY, CONSTRAINT].contains(&(code & 0xff)))
+}
+
 /// SHA-256 over the previous hash, the run and the body, each of known length or ended by a zero.
 fn chained(previous: &[u8], run: &str, body: &str) -> Vec<u8> {
     Sha256::new().chain_update(previous).chain_update(run).chain_update([0]).chain_update(body).finalize().to_vec()
-}
-
-fn redacted(event: Event, redactor: &Redactor) -> Result<(Event, String), serde_json::Error> {
-    if redactor.is_empty() {
-        let body = serde_json::to_string(&event)?;
-        return Ok((event, body));
-    }
-    let value = redactor.json(serde_json::to_value(&event)?);
-    let body = value.to_string();
-    Ok((serde_json::from_value(value)?, body))
 }
 
 fn check_format(run: &str, body: &str) -> Result<(), JournalError> {

@@ -22,6 +22,7 @@ fn header() -> RunHeader {
         phase,
         class: Class::Change,
         recovery: Recovery::Unknown,
+        tolerated: false,
     };
     RunHeader {
         format: event::FORMAT,

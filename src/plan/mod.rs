@@ -144,6 +144,7 @@ impl Plan {
                 phase: step.phase,
                 class: step.class(),
                 recovery: step.recovery,
+                tolerated: step.step.settings.continue_on_error,
             })
             .collect()
     }

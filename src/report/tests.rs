@@ -81,6 +81,7 @@ impl<'a> Story<'a> {
             phase: Phase::Steps,
             class: Class::Read,
             recovery: Recovery::Repeat,
+            tolerated: false,
         };
         let header = RunHeader {
             format: FORMAT,

@@ -10,14 +10,20 @@
 #![allow(dead_code, reason = "the helpers offer a whole interface; not every test has come yet")]
 
 mod children;
+mod crash;
+mod durability;
 mod editor;
 mod environment;
+mod interrupts;
+mod locks;
 mod postgres;
 mod pre_deploy;
 mod prompts;
 mod quickstart;
 mod report;
+mod resume;
 mod run;
+mod secrets;
 mod show;
 mod smoke;
 mod stock_audit;

@@ -171,7 +171,7 @@ impl<'a> Work<'a> {
         if !self.ledger {
             return Ok(());
         }
-        let stored = serde_json::to_value(result).map(|value| self.context.redactor.json(value)).unwrap_or_default();
+        let stored = serde_json::to_value(result.redacted(&self.context.redactor)).unwrap_or_default();
         session.ledger_record(&self.context.ledger_key, &stored).await
     }
 
