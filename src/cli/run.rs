@@ -66,7 +66,7 @@ pub(super) async fn operate(
     operating: &OperatingArgs,
     settings: &Settings,
 ) -> Result<Exit, Failure> {
-    settings.start_tracing();
+    settings.start_tracing(&plan.redactor);
     let prompter = report::prompter(!operating.json, settings.color_on_stderr);
     let options = report::Options {
         color: settings.color_on_stdout,

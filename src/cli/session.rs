@@ -5,9 +5,12 @@ use std::future::Future;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use tracing_subscriber::fmt::MakeWriter;
+
 use super::{ColorChoice, Failure, Global};
 use crate::clock::Clock;
 use crate::journal::{Journal, Operator};
+use crate::secret::Redactor;
 use crate::target::Variables;
 
 /// Options and environment, read once.
@@ -67,8 +70,9 @@ impl Settings {
     }
 
     /// Sends NOTICEs of the server to the steps they belong to, and the engine's own
-    /// log to standard error where asked for.
-    pub fn start_tracing(&self) {
+    /// log to standard error where asked for. Libraries log there what they were given, so it
+    /// passes the redactor too.
+    pub fn start_tracing(&self, redactor: &Redactor) {
         use tracing_subscriber::prelude::*;
         let level = match (&self.log, self.verbose) {
             (Some(filter), _) => filter.clone(),
@@ -76,8 +80,32 @@ impl Settings {
             (None, _) => "runbook=debug".into(),
         };
         let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
-        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(self.color_on_stderr).with_filter(filter);
+        let log =
+            tracing_subscriber::fmt::layer().with_writer(RedactedLog(redactor.clone())).with_ansi(self.color_on_stderr).with_filter(filter);
         let _ = tracing_subscriber::registry().with(crate::target::notice_layer()).with(log).try_init();
+    }
+}
+
+/// Standard error behind the redactor; each line of the log comes as one piece.
+#[derive(Debug, Clone)]
+struct RedactedLog(Redactor);
+
+impl std::io::Write for RedactedLog {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        std::io::stderr().write_all(&self.0.bytes(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for RedactedLog {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
     }
 }
 
