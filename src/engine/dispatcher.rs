@@ -149,7 +149,8 @@ impl<'a> Dispatcher<'a> {
             self.run_phase(phase).await?;
             self.failed |= self.halt == Some(Halt::Failed);
         }
-        if self.failed && self.halt.is_none() {
+        // A gate among the closing steps waits like any other; the failure is the run's end only after it.
+        if self.failed && self.halt.is_none() && self.gates.is_empty() {
             self.halt = Some(Halt::Failed);
         }
         Ok(())
