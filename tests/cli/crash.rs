@@ -13,7 +13,6 @@ mod operator;
 pub mod shim;
 mod story;
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use history::History;
+use operator::{Operator, Stretch};
 use shim::{Access, Stop};
 use story::{EveryAction, Place, PreDeploy, Story};
 
@@ -36,7 +36,6 @@ const TEMPLATE: &str = "crash_template";
 /// When the program is killed.
 #[derive(Debug, Clone, Copy)]
 pub enum Crash {
-    Never,
     /// At an exact access of the journal to its file.
     Journal(Access, usize, Stop),
     /// After this time.
@@ -47,30 +46,32 @@ pub enum Crash {
     Server(Duration),
 }
 
-/// Runs `runbook` with these arguments until it ends or is killed.
-fn launch(place: &Place, arguments: &[String], crash: Crash) -> Output {
-    let invocation = place.env.runbook(arguments);
-    match crash {
-        Crash::Never => invocation.run(),
-        Crash::Journal(access, number, stop) => shim::stopped_at(invocation, access, number, stop).run(),
-        Crash::After(time) => {
-            let running = invocation.spawn();
-            std::thread::sleep(time);
-            running.kill()
-        }
-        Crash::Connections(time) => {
-            let running = invocation.spawn();
-            std::thread::sleep(time);
-            place
-                .server
-                .psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", place.database));
-            running.wait()
-        }
-        Crash::Server(time) => {
-            let running = invocation.spawn();
-            std::thread::sleep(time);
-            place.server.immediate_restart();
-            running.wait()
+impl Crash {
+    /// Runs `runbook` with these arguments until it ends or is killed.
+    fn launch(self, place: &Place, arguments: &[String]) -> Output {
+        let invocation = place.env.runbook(arguments);
+        match self {
+            Self::Journal(access, number, stop) => shim::stopped_at(invocation, access, number, stop).run(),
+            Self::After(time) => {
+                let running = invocation.spawn();
+                std::thread::sleep(time);
+                running.kill()
+            }
+            Self::Connections(time) => {
+                let running = invocation.spawn();
+                std::thread::sleep(time);
+                place.server.psql(
+                    "postgres",
+                    &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", place.database),
+                );
+                running.wait()
+            }
+            Self::Server(time) => {
+                let running = invocation.spawn();
+                std::thread::sleep(time);
+                place.server.immediate_restart();
+                running.wait()
+            }
         }
     }
 }
@@ -78,9 +79,8 @@ fn launch(place: &Place, arguments: &[String], crash: Crash) -> Output {
 /// An uninterrupted run.
 struct Reference {
     world: String,
-    writes: usize,
-    syncs: usize,
-    duration: Duration,
+    /// What it does between its gates.
+    stretches: Vec<Stretch>,
 }
 
 impl Reference {
@@ -88,29 +88,44 @@ impl Reference {
         story.template(server, TEMPLATE);
         let place = Place::new(server, TEMPLATE, "uninterrupted");
         story.prepare(&place);
-        let begun = Instant::now();
-        shim::counted(place.env.runbook(story.arguments(&place)), &place.env).run().exits(5);
-        let duration = begun.elapsed();
-        let (writes, syncs) = shim::tally(&place.env);
-        operator::carry_on(&place, story, &mut Vec::new());
-        Self { world: story.world(&place), writes, syncs, duration }
+        let stretches = Operator::new(&place, story, Vec::new()).measure();
+        assert_eq!(stretches.len(), story.answers(&place).len() + 1, "a process up to each gate, and one to the end: {stretches:?}");
+        assert!(stretches.iter().all(|stretch| stretch.syncs > 0), "the journal is synced by other calls than the shim knows");
+        Self { world: story.world(&place), stretches }
     }
 
     /// Every boundary between two events, and inside of what is written for one.
-    fn boundaries(&self) -> Vec<Crash> {
-        let syncs = (1..=self.syncs)
-            .flat_map(|number| [Stop::KilledBefore, Stop::KilledAfter].map(|stop| Crash::Journal(Access::Sync, number, stop)));
-        let writes = (1..=self.writes)
-            .map(|number| Crash::Journal(Access::Write, number, if number % 2 == 0 { Stop::KilledHalfWay } else { Stop::KilledAfter }));
-        syncs.chain(writes).collect()
+    fn boundaries(&self) -> Vec<(usize, Crash)> {
+        let mut all = Vec::new();
+        for (index, stretch) in self.stretches.iter().enumerate() {
+            let syncs = (1..=stretch.syncs)
+                .flat_map(|number| [Stop::KilledBefore, Stop::KilledAfter].map(|stop| Crash::Journal(Access::Sync, number, stop)));
+            let writes = (1..=stretch.writes)
+                .map(|number| Crash::Journal(Access::Write, number, if number % 2 == 0 { Stop::KilledHalfWay } else { Stop::KilledAfter }));
+            all.extend(syncs.chain(writes).map(|crash| (index, crash)));
+        }
+        all
     }
 
-    fn moment(&self, random: &mut Rng) -> Duration {
-        self.duration.mul_f64(random.f64() * 1.05)
+    /// A moment of the run's whole time at work.
+    fn moment(&self, random: &mut Rng, crash: fn(Duration) -> Crash) -> (usize, Crash) {
+        let total: Duration = self.stretches.iter().map(|stretch| stretch.duration).sum();
+        let mut at = total.mul_f64(random.f64());
+        for (index, stretch) in self.stretches.iter().enumerate() {
+            if at <= stretch.duration {
+                return (index, crash(at));
+            }
+            at -= stretch.duration;
+        }
+        (0, crash(Duration::ZERO))
+    }
+
+    fn moments(&self, random: &mut Rng, count: usize, crash: fn(Duration) -> Crash) -> Vec<(usize, Crash)> {
+        (0..count).map(|_| self.moment(random, crash)).collect()
     }
 
     /// The crashes of one matrix.
-    fn crashes(&self, random: &mut Rng) -> Vec<Crash> {
+    fn kills(&self, random: &mut Rng) -> Vec<(usize, Crash)> {
         let mut boundaries = self.boundaries();
         let mut moments = RANDOM_MOMENTS;
         if let Some(count) = wanted() {
@@ -118,8 +133,8 @@ impl Reference {
             boundaries.truncate(count.div_ceil(2));
             moments = count / 2;
         }
-        let moments = (0..moments).map(|_| Crash::After(self.moment(random)));
-        boundaries.into_iter().chain(moments).collect()
+        boundaries.extend(self.moments(random, moments, Crash::After));
+        boundaries
     }
 }
 
@@ -132,17 +147,13 @@ fn wanted() -> Option<usize> {
     }
 }
 
-/// One case: a crash of the run, further ones of its resumes, and then the end.
-fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str, crash: Crash, mut later: Vec<Crash>) {
+/// One case: a crash, perhaps a further one, and then the end.
+fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str, crashes: Vec<(usize, Crash)>) {
     let place = Place::new(server, TEMPLATE, name);
     story.prepare(&place);
-    launch(&place, &story.arguments(&place), crash);
-    let done = done_so_far(&place, story);
-    operator::carry_on(&place, story, &mut later);
-    let traces = story.traces(&place);
-    for (step, trace) in done {
-        assert_eq!(traces.get(&step), Some(&trace), "{step} was recorded done, and was done again");
-    }
+    let mut operator = Operator::new(&place, story, crashes);
+    operator.run_to_its_end();
+    operator.check_what_was_done();
     let history = History::last(&place.env).expect("a run");
     if history.failures() > 0 {
         story.forget_failures(&place, history.failures());
@@ -153,34 +164,21 @@ fn survive(server: &Server, story: &dyn Story, reference: &Reference, name: &str
     place.env.runbook(["journal", "verify"]).run().exits(0);
 }
 
-/// The traces of the steps that the journal calls done.
-fn done_so_far(place: &Place, story: &dyn Story) -> BTreeMap<String, String> {
-    let done = History::last(&place.env).map(|history| history.done()).unwrap_or_default();
-    let traces = story.traces(place);
-    traces.into_iter().filter(|(step, _)| done.contains(step)).collect()
-}
-
 /// Goes through all cases; a failure names its seed and its case.
 fn matrix(
     server: &Server,
     story: &dyn Story,
     workers: usize,
-    crashes: impl Fn(&Reference, &mut Rng) -> Vec<Crash>,
-    later: impl Fn(&Reference, &mut Rng) -> Vec<Crash> + Sync,
+    crashes: impl Fn(&Reference, &mut Rng) -> Vec<(usize, Crash)>,
+    again: impl Fn(&Reference, &mut Rng) -> Option<(usize, Crash)> + Sync,
 ) {
     let seed = seed();
     let reference = Reference::of(server, story);
     let crashes = crashes(&reference, &mut Rng::with_seed(seed));
-    println!(
-        "{} cases; an uninterrupted run writes {} times, syncs {} times, takes {:?}",
-        crashes.len(),
-        reference.writes,
-        reference.syncs,
-        reference.duration
-    );
+    println!("{} cases; uninterrupted, the run's processes do: {:?}", crashes.len(), reference.stretches);
     each(workers, &crashes, |index, crash| {
-        let later = later(&reference, &mut Rng::with_seed(seed ^ (index as u64 + 1)));
-        survive(server, story, &reference, &format!("case_{index}"), *crash, later);
+        let again = again(&reference, &mut Rng::with_seed(seed ^ (index as u64 + 1)));
+        survive(server, story, &reference, &format!("case_{index}"), [*crash].into_iter().chain(again).collect());
     })
     .unwrap_or_else(|(index, panic)| {
         println!("case {index}: {:?}; RUNBOOK_TEST_SEED={seed} repeats it", crashes[index]);
@@ -190,19 +188,15 @@ fn matrix(
 
 /// The program is killed at the boundaries of its journal and at random moments, and perhaps again.
 fn kill_matrix(story: &dyn Story) {
-    let again = |reference: &Reference, random: &mut Rng| match random.bool() {
-        true => vec![Crash::After(reference.moment(random))],
-        false => Vec::new(),
-    };
-    matrix(&server(), story, cores(), Reference::crashes, again);
+    let again = |reference: &Reference, random: &mut Rng| random.bool().then(|| reference.moment(random, Crash::After));
+    matrix(&server(), story, cores(), Reference::kills, again);
 }
 
-/// Something else fails at random moments, in the run and in a resume.
+/// Something else fails at random moments, twice in a run.
 fn failure_matrix(story: &dyn Story, workers: usize, crash: fn(Duration) -> Crash) {
-    let crashes = |reference: &Reference, random: &mut Rng| {
-        (0..wanted().map_or(RANDOM_MOMENTS / 3, |count| count.div_ceil(3))).map(|_| crash(reference.moment(random))).collect()
-    };
-    matrix(&server(), story, workers, crashes, |reference, random| vec![crash(reference.moment(random))]);
+    let count = wanted().map_or(RANDOM_MOMENTS / 3, |count| count.div_ceil(3));
+    let again = |reference: &Reference, random: &mut Rng| Some(reference.moment(random, crash));
+    matrix(&server(), story, workers, |reference, random| reference.moments(random, count, crash), again);
 }
 
 fn cores() -> usize {
