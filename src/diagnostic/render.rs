@@ -64,10 +64,16 @@ impl fmt::Display for Counts {
 
 /// The candidate that was probably meant by a misspelt word.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Comparing takes the product of the lengths, and nobody misspells a longer name.
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
     let word = plain(word);
     candidates
         .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST)
         .map(|candidate| (strsim::normalized_damerau_levenshtein(&word, &plain(candidate)), candidate))
         .filter(|(likeness, candidate)| *likeness >= 0.6 || (word.chars().count() >= 3 && plain(candidate).starts_with(&word)))
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -96,6 +102,15 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(std::iter::from_fn(&mut next).map(replace).collect())
 }
 
+/// Text for one line of a finding; nobody reads an id of a megabyte.
+fn line(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 1000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => Cow::Owned(format!("{}…", visible(&text[..end]))),
+        None => visible(text),
+    }
+}
+
 /// Characters that make a terminal show text in another order than it is read in.
 fn is_bidirectional(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
@@ -106,7 +121,7 @@ fn draw(sources: &Sources, diagnostic: &Diagnostic, renderer: &Renderer, drawn: 
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let message = visible(&diagnostic.message);
+    let message = line(&diagnostic.message);
     let mut excerpts = vec![Excerpt::new(sources, diagnostic.span, &diagnostic.label)];
     for (span, label) in &diagnostic.related {
         match excerpts.iter_mut().find(|excerpt| excerpt.is_near(*span)) {
@@ -119,7 +134,7 @@ fn draw(sources: &Sources, diagnostic: &Diagnostic, renderer: &Renderer, drawn: 
         group = group.element(excerpt.snippet(index == 0));
     }
     for help in &diagnostic.help {
-        group = group.element(Level::HELP.message(visible(help)));
+        group = group.element(Level::HELP.message(line(help)));
     }
     drawn.push_str(&renderer.render(&[group]));
     drawn.push('\n');
@@ -133,11 +148,11 @@ struct Excerpt<'a> {
 
 impl<'a> Excerpt<'a> {
     fn new(sources: &'a Sources, span: Span, label: &'a str) -> Self {
-        Self { file: sources.get(span.source), places: vec![(span, visible(label))] }
+        Self { file: sources.get(span.source), places: vec![(span, line(label))] }
     }
 
     fn add(&mut self, span: Span, label: &'a str) {
-        self.places.push((span, visible(label)));
+        self.places.push((span, line(label)));
     }
 
     fn is_near(&self, span: Span) -> bool {
@@ -265,5 +280,6 @@ mod tests {
         assert_eq!(did_you_mean("conn", keys), Some("connection"));
         assert_eq!(did_you_mean("table", keys), None);
         assert_eq!(did_you_mean("x", keys), None);
+        assert_eq!(did_you_mean(&"x".repeat(10_000_000), [&*"x".repeat(10_000_001)]), None);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use minijinja::machinery::{self, Token};
 use minijinja::syntax::SyntaxConfig;
@@ -63,8 +64,8 @@ impl Expression {
     }
 
     fn parse_within(text: Spanned<String>, offset: usize) -> Result<Self, String> {
-        machinery::parse_expr(&text).map_err(|error| syntax_error(&error))?;
         let tokens = tokens(&text, true)?;
+        machinery::parse_expr(&text).map_err(|error| syntax_error(&error))?;
         let handles_null =
             tokens.iter().any(|(token, _)| matches!(token, Token::Ident("none" | "None" | "null" | "default" | "undefined" | "defined")));
         let references = references(&tokens, offset);
@@ -144,10 +145,11 @@ pub struct Message {
 impl Message {
     /// Parses a message.
     pub fn parse(text: Spanned<String>) -> Result<Self, String> {
-        let env = minijinja::Environment::new();
-        let template = env.template_from_str(&text).map_err(|error| syntax_error(&error))?;
+        static SYNTAX: LazyLock<minijinja::Environment<'static>> = LazyLock::new(minijinja::Environment::new);
+        let tokens = tokens(&text, false)?;
+        let template = SYNTAX.template_from_str(&text).map_err(|error| syntax_error(&error))?;
         let outer = template.undeclared_variables(false);
-        let mut references = references(&tokens(&text, false)?, 0);
+        let mut references = references(&tokens, 0);
         references.retain(|reference| outer.contains(&reference.path[0]));
         Ok(Self { text, references })
     }
@@ -178,12 +180,29 @@ fn syntax_error(error: &minijinja::Error) -> String {
 
 type Spotted<'a> = (Token<'a>, Range<usize>);
 
+/// minijinja reads, compiles and drops long chains such as `a + a + …` by recursion, so
+/// that a longer expression would overflow the stack.
+const MOST_TOKENS: usize = 500;
+/// The same for `{% elif %}`.
+const MOST_BLOCKS: usize = 500;
+
 fn tokens(text: &str, expression: bool) -> Result<Vec<Spotted<'_>>, String> {
-    machinery::tokenize(text, expression, SyntaxConfig::default())
-        .map(|token| {
-            token.map(|(token, span)| (token, span.start_offset as usize..span.end_offset as usize)).map_err(|error| syntax_error(&error))
-        })
-        .collect()
+    let mut tokens = Vec::new();
+    let mut length = 0;
+    let mut blocks = 0;
+    for token in machinery::tokenize(text, expression, SyntaxConfig::default()) {
+        let (token, span) = token.map_err(|error| syntax_error(&error))?;
+        length = if matches!(token, Token::VariableStart | Token::BlockStart) { 0 } else { length + 1 };
+        blocks += usize::from(matches!(token, Token::BlockStart));
+        if length > MOST_TOKENS {
+            return Err(format!("an expression has at most {MOST_TOKENS} words and signs"));
+        }
+        if blocks > MOST_BLOCKS {
+            return Err(format!("a message has at most {MOST_BLOCKS} `{{% %}}`"));
+        }
+        tokens.push((token, span.start_offset as usize..span.end_offset as usize));
+    }
+    Ok(tokens)
 }
 
 /// The inside of the placeholder that opens at `start`, and where it ends. The
@@ -345,6 +364,7 @@ impl<T: JsonSchema> JsonSchema for Setting<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Values;
     use super::*;
     use crate::source::Span;
 
@@ -368,6 +388,34 @@ mod tests {
         assert!(Template::parse(Spanned::new("{{ never closed".into(), Span::default())).is_err());
         assert!(Template::parse(Spanned::new("{{- params.n }}".into(), Span::default())).is_err(), "neither trimmed nor negated");
         assert!(Template::parse(Spanned::new("{% if x %}".into(), Span::default())).is_err());
+    }
+
+    #[test]
+    fn long_chains_are_refused_before_they_overflow_the_stack() {
+        let message = |text: String| Message::parse(Spanned::new(text, Span::default()));
+        let expression = |text: String| Expression::parse(Spanned::new(text, Span::default()));
+        for (start, link, end) in [
+            ("", "not ", "true"),
+            ("", "-", "1"),
+            ("a", ".b", ""),
+            ("a", "[0]", ""),
+            ("1", "+1", ""),
+            ("true", " and true", ""),
+            ("1", "|abs", ""),
+            ("'a'", "~'a'", ""),
+            ("1", " if 1 else 1", ""),
+        ] {
+            let chain = |links: usize| format!("{start}{}{end}", link.repeat(links));
+            assert!(expression(chain(100_000)).is_err(), "{link}");
+            assert!(message(format!("{{{{ {} }}}}", chain(100_000))).is_err(), "{link}");
+            let longest = (50..=MOST_TOKENS).rev().find_map(|links| expression(chain(links)).ok());
+            let longest = longest.unwrap_or_else(|| panic!("{link}: fifty links are too many"));
+            // Whatever it gives, it comes to an end.
+            let _ = Values::new().evaluate(&longest);
+        }
+        assert!(message(format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(100_000))).is_err());
+        assert!(message("{% if a %}{% endif %}{{ b }}".repeat(200)).is_ok());
+        assert!(message("{{ b }}".repeat(10_000)).is_ok());
     }
 
     #[test]

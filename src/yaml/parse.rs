@@ -433,7 +433,6 @@ fn unquoted_template(inner: Span) -> Diagnostic {
 fn explain(info: &str, text: &str, at: usize, source: SourceId) -> Diagnostic {
     let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let character = text[at..].chars().next();
-    let before = text[..at].chars().next_back();
     let mut start = at;
     let (message, help): (String, Option<&str>) = if info.contains("tab") {
         start = if character == Some('\t') { at } else { text[..at].rfind('\t').unwrap_or(at) };
@@ -475,16 +474,21 @@ fn explain(info: &str, text: &str, at: usize, source: SourceId) -> Diagnostic {
     } else {
         (format!("this is not YAML: {info}"), None)
     };
-    let width = text[start..].chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
-    if width == 0 && start > 0 && !matches!(before, Some('\n')) && start == at {
-        start = at - before.map_or(0, char::len_utf8);
-    }
-    let span = Span { source, start: start as u32, end: (start + width.max(usize::from(width == 0 && start < at))) as u32 };
+    let shown = character_at(text, start);
+    let span = Span { source, start: shown.start as u32, end: shown.end as u32 };
     let diagnostic = Diagnostic::error("yaml-syntax", span, message);
     match help {
         Some(help) => diagnostic.help(help),
         None => diagnostic,
     }
+}
+
+/// The character at a place, or before it at the end of a line.
+fn character_at(text: &str, at: usize) -> std::ops::Range<usize> {
+    let on_line = |c: &char| !matches!(c, '\n' | '\r');
+    let after = text[at..].chars().next().filter(on_line).map_or(0, char::len_utf8);
+    let before = text[..at].chars().next_back().filter(on_line).map_or(0, char::len_utf8);
+    if after > 0 { at..at + after } else { at - before..at }
 }
 
 /// The parser counts characters, spans count bytes.

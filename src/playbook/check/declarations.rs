@@ -33,10 +33,10 @@ pub(super) fn check(playbook: &Playbook, names: &Names<'_>, written: &Written<'_
     if let Some(channel) = keys(written.tree, "channels").find(|name| name.value == "console") {
         diagnostics.push(Diagnostic::error("bad-name", channel.span, "`console` is always there and can't be declared"));
     }
-    diagnostics.extend(retry_problems(playbook.settings.defaults.retry.as_ref()));
+    diagnostics.extend(retry_problems(playbook.settings.defaults.retry.as_ref(), names));
     for step in playbook.all_steps() {
-        diagnostics.extend(retry_problems(step.settings.retry.as_ref()));
-        diagnostics.extend(item_problem(step, names));
+        diagnostics.extend(retry_problems(step.settings.retry.as_ref(), names));
+        diagnostics.extend(item_problem(step));
     }
 }
 
@@ -82,18 +82,18 @@ fn parameter_problems(name: &Spanned<String>, parameter: &Parameter) -> Vec<Diag
     problems
 }
 
-fn retry_problems(retry: Option<&Retry>) -> Vec<Diagnostic> {
+fn retry_problems(retry: Option<&Retry>, names: &Names<'_>) -> Vec<Diagnostic> {
     let classes = retry.into_iter().filter_map(|retry| retry.on.as_ref()).flatten();
     classes
         .filter(|class| !RETRY_CLASSES.contains(&class.value.as_str()) && !SQLSTATE.is_match(class))
         .map(|class| {
             let message = format!("`{}` is neither a class of errors nor the beginning of an SQLSTATE", class.value);
-            super::with_names(Diagnostic::error("invalid-value", class.span, message), class, "class", &RETRY_CLASSES)
+            names.suggest(Diagnostic::error("invalid-value", class.span, message), class, "class", RETRY_CLASSES)
         })
         .collect()
 }
 
-fn item_problem(step: &Step, names: &Names<'_>) -> Option<Diagnostic> {
+fn item_problem(step: &Step) -> Option<Diagnostic> {
     let name = step.settings.item_name.as_ref()?;
     let problem = |message: String| Some(Diagnostic::error("bad-name", name.span, message));
     if step.settings.for_each.is_none() {
@@ -105,6 +105,5 @@ fn item_problem(step: &Step, names: &Names<'_>) -> Option<Diagnostic> {
     if !IDENTIFIER.is_match(name) {
         return problem(format!("`{}` can't be used as a name in expressions", name.value));
     }
-    let _ = names;
     None
 }

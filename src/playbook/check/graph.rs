@@ -1,9 +1,10 @@
 //! Dependencies of one list of steps: unknown names, circles, and what comes before what.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::super::Step;
-use super::{Names, with_names};
+use super::Names;
 use crate::diagnostic::Diagnostic;
 
 /// Who waits for whom, in one list of steps.
@@ -12,11 +13,14 @@ pub(super) struct Graph {
     needs: Vec<Option<Vec<usize>>>,
     /// The first step of the unbroken run of steps that wait for the one above.
     run_start: Vec<usize>,
+    /// The place of each step in an order in which nobody comes before what they wait
+    /// for; those in circles and behind them come last.
+    order: Vec<usize>,
 }
 
 impl Graph {
     pub(super) fn of(steps: &[Step], names: &Names<'_>, diagnostics: &mut Vec<Diagnostic>) -> Self {
-        let positions: std::collections::HashMap<&str, usize> =
+        let positions: HashMap<&str, usize> =
             steps.iter().enumerate().rev().map(|(index, step)| (step.settings.id.value.as_str(), index)).collect();
         let mut needs = Vec::with_capacity(steps.len());
         let mut run_start = Vec::with_capacity(steps.len());
@@ -39,23 +43,26 @@ impl Graph {
             });
             needs.push(named);
         }
-        let graph = Self { needs, run_start };
-        diagnostics.extend(graph.circle(steps));
+        let mut graph = Self { needs, run_start, order: Vec::new() };
+        let waiting = graph.arrange();
+        diagnostics.extend(graph.circle(steps, &waiting));
         graph
     }
 
     /// Whether `later` waits for `earlier`, directly or through others.
     pub(super) fn waits_for(&self, later: usize, earlier: usize) -> bool {
         let mut seen = HashSet::new();
-        let mut open = vec![later];
-        while let Some(step) = open.pop() {
+        // What comes first in order is nearest to the goal, and nothing before it leads there.
+        let mut open = BinaryHeap::from([(Reverse(self.order[later]), later)]);
+        while let Some((_, step)) = open.pop() {
             let start = self.run_start[step];
             if (start..step).contains(&earlier) || (step == earlier && step != later) {
                 return true;
             }
             // Steps of one run share their start, and so everything before it.
             if seen.insert(start) {
-                open.extend(self.needs[start].iter().flatten().copied());
+                let before = self.needs[start].iter().flatten().filter(|step| self.order[**step] >= self.order[earlier]);
+                open.extend(before.map(|step| (Reverse(self.order[*step]), *step)));
             }
         }
         false
@@ -68,18 +75,23 @@ impl Graph {
         }
     }
 
-    /// A circle, as a path. Steps that wait for nobody are taken away until none is
-    /// left or only circles and what hangs on them.
-    fn circle(&self, steps: &[Step]) -> Option<Diagnostic> {
-        let mut waiting: Vec<usize> = (0..self.needs.len()).map(|step| self.predecessors(step).len()).collect();
-        let mut dependents = vec![Vec::new(); self.needs.len()];
-        for step in 0..self.needs.len() {
+    /// Finds the order by taking away steps that wait for nobody. What is left waits in a
+    /// circle or behind one; gives for how many each waits.
+    fn arrange(&mut self) -> Vec<usize> {
+        let count = self.needs.len();
+        let mut waiting: Vec<usize> = (0..count).map(|step| self.predecessors(step).len()).collect();
+        let mut dependents = vec![Vec::new(); count];
+        for step in 0..count {
             for before in self.predecessors(step) {
                 dependents[before].push(step);
             }
         }
-        let mut free: Vec<usize> = (0..waiting.len()).filter(|step| waiting[*step] == 0).collect();
+        self.order = vec![count; count];
+        let mut free: Vec<usize> = (0..count).filter(|step| waiting[*step] == 0).collect();
+        let mut next = 0;
         while let Some(step) = free.pop() {
+            self.order[step] = next;
+            next += 1;
             for dependent in &dependents[step] {
                 waiting[*dependent] -= 1;
                 if waiting[*dependent] == 0 {
@@ -87,9 +99,15 @@ impl Graph {
                 }
             }
         }
+        waiting
+    }
+
+    /// A circle, as a path.
+    fn circle(&self, steps: &[Step], waiting: &[usize]) -> Option<Diagnostic> {
         let mut step = waiting.iter().position(|count| *count > 0)?;
         let mut path = Vec::new();
-        while !path.contains(&step) {
+        let mut seen = HashSet::new();
+        while seen.insert(step) {
             path.push(step);
             step = self.predecessors(step).into_iter().find(|before| waiting[*before] > 0)?;
         }
@@ -98,12 +116,16 @@ impl Graph {
     }
 
     fn draw(&self, steps: &[Step], circle: &[usize]) -> Diagnostic {
-        // More arrows than this would bury the message.
+        // More would bury the message.
         const DRAWN: usize = 8;
+        const NAMED: usize = 20;
         let first = circle.iter().copied().min_by_key(|step| steps[*step].settings.id.span.start).unwrap_or_default();
         let turned: Vec<usize> = circle.iter().cycle().skip_while(|step| **step != first).take(circle.len()).copied().collect();
         let id = |step: usize| steps[step].settings.id.value.as_str();
-        let path: Vec<&str> = turned.iter().chain([&first]).map(|step| id(*step)).collect();
+        let mut path: Vec<&str> = turned.iter().chain([&first]).map(|step| id(*step)).collect();
+        if path.len() > NAMED {
+            path.splice(NAMED / 2..path.len() - NAMED / 2, ["…"]);
+        }
         let mut diagnostic =
             Diagnostic::error("cycle", steps[first].settings.id.span, format!("these steps wait for each other: {}", path.join(" → ")));
         for (index, step) in turned.iter().enumerate().take(DRAWN) {
@@ -119,11 +141,7 @@ impl Graph {
     }
 }
 
-fn unknown(
-    need: &crate::source::Spanned<String>,
-    names: &Names<'_>,
-    positions: &std::collections::HashMap<&str, usize>,
-) -> Option<Diagnostic> {
+fn unknown(need: &crate::source::Spanned<String>, names: &Names<'_>, positions: &HashMap<&str, usize>) -> Option<Diagnostic> {
     match names.steps.get(need.value.as_str()) {
         // It could not be read, and that was said.
         Some(None) => None,
@@ -133,10 +151,9 @@ fn unknown(
         ),
         None => {
             let here = |id: &str, position: &Option<_>| positions.contains_key(id) || position.is_none();
-            let mut known: Vec<&str> = names.steps.iter().filter(|(id, position)| here(id, position)).map(|(id, _)| *id).collect();
-            known.sort_unstable();
+            let known = names.steps.iter().filter(|(id, position)| here(id, position)).map(|(id, _)| *id);
             let diagnostic = Diagnostic::error("unknown-step", need.span, format!("no step has the id `{}`", need.value));
-            Some(with_names(diagnostic, &need.value, "step", &known))
+            Some(names.suggest(diagnostic, &need.value, "step", known))
         }
     }
 }

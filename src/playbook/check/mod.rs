@@ -4,6 +4,7 @@ mod declarations;
 mod graph;
 mod references;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -25,6 +26,10 @@ pub struct Written<'a> {
     /// Whether another playbook includes it, and so lends it its connections and channels.
     pub included: bool,
 }
+
+/// More names than this are not listed.
+const LISTED: usize = 20;
+const COMPARISONS: usize = 300_000;
 
 /// Everything that is wrong with a playbook whose shape is right, or with what could be
 /// read of one.
@@ -84,6 +89,9 @@ struct Names<'a> {
     secrets: Vec<&'a str>,
     connections: Vec<&'a str>,
     channels: Vec<&'a str>,
+    /// How many names may still be compared with misspelt ones: thousands of mistakes in
+    /// thousands of steps are no reason to think for minutes.
+    comparisons: Cell<usize>,
 }
 
 impl<'a> Names<'a> {
@@ -102,6 +110,26 @@ impl<'a> Names<'a> {
             secrets: declared("secrets"),
             connections: declared("connections"),
             channels: declared("channels"),
+            comparisons: Cell::new(COMPARISONS),
+        }
+    }
+
+    /// Adds what was probably meant, and what there is.
+    fn suggest<'n>(&self, diagnostic: Diagnostic, name: &str, what: &str, known: impl IntoIterator<Item = &'n str>) -> Diagnostic {
+        let Some(left) = self.comparisons.get().checked_sub(1) else { return diagnostic };
+        let mut known: Vec<&str> = known.into_iter().collect();
+        self.comparisons.set(left.saturating_sub(known.len()));
+        let diagnostic = match did_you_mean(name, known.iter().copied()) {
+            Some(similar) => diagnostic.help(format!("did you mean `{similar}`?")),
+            None => diagnostic,
+        };
+        match known.len() {
+            0 => diagnostic.help(format!("no {what} is declared")),
+            1..=LISTED => {
+                known.sort_unstable();
+                diagnostic.help(format!("known: {}", known.join(", ")))
+            }
+            _ => diagnostic,
         }
     }
 
@@ -149,36 +177,22 @@ impl Written<'_> {
             let at = |offset: usize| (span.start + offset as u32).min(length);
             return Span { start: at(range.start), end: at(range.end), ..span };
         }
-        match scalar(self.tree, span) {
+        match scalar(self.tree, span, false).or_else(|| scalar(self.tree, span, true)) {
             Some(text) => span_within(self.sources, span, text, range.clone()),
             None => span,
         }
     }
 }
 
-/// The text of the scalar at a place.
-fn scalar(node: &Node, span: Span) -> Option<&str> {
+/// The text of the scalar at a place. What an alias stands for is written elsewhere, so
+/// the search looks outside of the place only if nothing is found inside.
+fn scalar(node: &Node, span: Span, everywhere: bool) -> Option<&str> {
+    let inside = |node: &&Node| everywhere || (node.span.start <= span.start && span.end <= node.span.end);
     match &node.value {
         Value::String(text) => (node.span == span).then_some(text),
-        // An alias stands elsewhere, so that its span says nothing about what is below.
-        Value::Sequence(items) => items.iter().find_map(|item| scalar(item, span)),
-        Value::Mapping(entries) => entries.iter().find_map(|(_, value)| scalar(value, span)),
+        Value::Sequence(items) => items.iter().filter(inside).find_map(|item| scalar(item, span, everywhere)),
+        Value::Mapping(entries) => entries.iter().map(|(_, value)| value).filter(inside).find_map(|value| scalar(value, span, everywhere)),
         _ => None,
-    }
-}
-
-/// Adds what was probably meant, and what there is.
-fn with_names(diagnostic: Diagnostic, name: &str, what: &str, known: &[&str]) -> Diagnostic {
-    /// More names than this are no help.
-    const LISTED: usize = 20;
-    let diagnostic = match did_you_mean(name, known.iter().copied()) {
-        Some(similar) => diagnostic.help(format!("did you mean `{similar}`?")),
-        None => diagnostic,
-    };
-    match known.len() {
-        0 => diagnostic.help(format!("no {what} is declared")),
-        1..=LISTED => diagnostic.help(format!("known: {}", known.join(", "))),
-        _ => diagnostic,
     }
 }
 

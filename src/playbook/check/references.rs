@@ -3,7 +3,7 @@
 use super::super::{ParameterType, Playbook, Step, Undo};
 use super::declarations::ROOTS;
 use super::graph::Graph;
-use super::{Names, Part, Position, Written, with_names};
+use super::{Names, Part, Position, Written};
 use crate::action::{Action, Inspection, Perform, Use};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::template::{Place, Setting, Template};
@@ -150,7 +150,7 @@ impl<'a> Checker<'a, '_> {
             match named {
                 Some(name) if !known.contains(&name.value.as_str()) => {
                     let problem = Diagnostic::error("unknown-connection", name.span, format!("no connection is called `{}`", name.value));
-                    self.diagnostics.push(with_names(problem, name, "connection", known));
+                    self.diagnostics.push(self.names.suggest(problem, name, "connection", known.iter().copied()));
                 }
                 None if known.is_empty() && !self.unconnected => {
                     self.unconnected = true;
@@ -175,7 +175,8 @@ impl<'a> Checker<'a, '_> {
         for name in &inspection.channels {
             if name.value != "console" && !known.contains(&name.value.as_str()) && !self.written.included {
                 let problem = Diagnostic::error("unknown-channel", name.span, format!("no channel is called `{}`", name.value));
-                self.diagnostics.push(with_names(problem, name, "channel", known).help("`console` is always there"));
+                self.diagnostics
+                    .push(self.names.suggest(problem, name, "channel", known.iter().copied()).help("`console` is always there"));
             }
         }
     }
@@ -258,7 +259,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let problem = Diagnostic::error("undeclared", used.span, format!("no {what} is called `{name}`"));
-        Some(with_names(problem, name, what, known))
+        Some(self.names.suggest(problem, name, what, known.iter().copied()))
     }
 
     fn result(&self, used: &Use<'_>, reader: Reader<'_>) -> Option<Diagnostic> {
@@ -276,17 +277,31 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let target = self.names.steps.get(path.get(1)?.as_str()).copied().flatten()?;
-        result_field(used, &target.part.steps(self.playbook)[target.index])
+        self.field_of(used, &target.part.steps(self.playbook)[target.index])
+    }
+
+    fn field_of(&self, used: &Use<'_>, read: &Step) -> Option<Diagnostic> {
+        let (path, settings) = (&used.reference.path, &read.settings);
+        if settings.for_each.is_some() || matches!(read.action.value, Action::Playbook(_)) {
+            return None;
+        }
+        let (Some("outputs"), Some(name)) = (path.get(2).map(String::as_str), path.get(3)) else {
+            return field(used, 2, &format!("`{}`", settings.id.value), &RESULT);
+        };
+        if settings.outputs.contains_key(name.as_str()) {
+            return None;
+        }
+        let problem = Diagnostic::error("undeclared", used.span, format!("`{}` has no output `{name}`", settings.id.value));
+        Some(self.names.suggest(problem, name, "output", settings.outputs.keys().map(|name| name.value.as_str())))
     }
 
     fn unknown_step(&self, used: &Use<'_>, id: &str) -> Diagnostic {
         let problem = Diagnostic::error("unknown-step", used.span, format!("no step has the id `{id}`"));
-        let mut known: Vec<&str> = self.names.steps.keys().copied().collect();
-        known.sort_unstable();
         // `steps.pre-check.value` is a subtraction.
-        match known.iter().find(|known| known.strip_prefix(id).is_some_and(|rest| rest.starts_with('-'))) {
+        let longer = |known: &&str| known.strip_prefix(id).is_some_and(|rest| rest.starts_with('-'));
+        match self.names.steps.keys().copied().filter(longer).min() {
             Some(meant) => problem.help(format!("an id with `-` is read as `steps['{meant}'].value`")),
-            None => with_names(problem, id, "step", &known),
+            None => self.names.suggest(problem, id, "step", self.names.steps.keys().copied()),
         }
     }
 
@@ -348,17 +363,4 @@ fn field(used: &Use<'_>, depth: usize, whose: &str, known: &[&str]) -> Option<Di
         None => problem,
     };
     Some(problem.help(format!("known: {}", known.join(", "))))
-}
-
-fn result_field(used: &Use<'_>, read: &Step) -> Option<Diagnostic> {
-    let (path, settings) = (&used.reference.path, &read.settings);
-    if settings.for_each.is_some() || matches!(read.action.value, Action::Playbook(_)) {
-        return None;
-    }
-    if let (Some("outputs"), Some(name)) = (path.get(2).map(String::as_str), path.get(3)) {
-        let known: Vec<&str> = settings.outputs.keys().map(|name| name.value.as_str()).collect();
-        let problem = || Diagnostic::error("undeclared", used.span, format!("`{}` has no output `{name}`", settings.id.value));
-        return (!known.contains(&name.as_str())).then(|| with_names(problem(), name, "output", &known));
-    }
-    field(used, 2, &format!("`{}`", settings.id.value), &RESULT)
 }

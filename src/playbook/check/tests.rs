@@ -79,7 +79,7 @@ fn names_that_nobody_declared_are_all_reported() {
       |                             ^^^^^^^^^^^^
       |
       = help: did you mean `limit`?
-      = help: known: limit, env
+      = help: known: env, limit
 
     error[undeclared]: no secret is called `tokne`
      --> x.yaml:8:49
@@ -384,6 +384,30 @@ fn a_long_chain_is_no_circle_and_quickly_judged() {
 }
 
 #[test]
+fn thousands_of_mistakes_are_told_without_delay() {
+    let unknown: String = (0..3000).map(|n| format!("  - {{id: s{n}, needs: [x{n}], assert: {{that: steps.y{n}.value}}}}\n")).collect();
+    assert!(problems("", &unknown).ends_with("… and 5800 more, not shown"));
+    let chain: String = (1..3000).map(|n| format!("  - {{id: s{n}, assert: {{that: true}}}}\n")).collect();
+    let circle = problems("", &format!("  - {{id: s0, needs: [s2999], assert: {{that: true}}}}\n{chain}"));
+    insta::assert_snapshot!(circle.lines().next().unwrap_or_default(), @"error[cycle]: these steps wait for each other: s0 → s2999 → s2998 → s2997 → s2996 → s2995 → s2994 → s2993 → s2992 → s2991 → … → s9 → s8 → s7 → s6 → s5 → s4 → s3 → s2 → s1 → s0");
+    let (long, longer) = ("a".repeat(1_000_000), "b".repeat(1_000_000));
+    let drawn = problems("", &format!("  - {{id: {long}, needs: [{longer}], assert: {{that: true}}}}\n"));
+    assert!(drawn.contains("unknown-step") && drawn.len() < 10_000, "{} bytes", drawn.len());
+}
+
+#[test]
+fn a_result_is_found_behind_many_needs() {
+    let steps: String = (0..1500)
+        .map(|n: usize| {
+            let needs: Vec<String> = (n.saturating_sub(50)..n).map(|need| format!("s{need}")).collect();
+            let read = if n == 0 { "true".into() } else { format!("steps.s{}.value", n / 3) };
+            format!("  - {{id: s{n}, needs: [{}], assert: {{that: {read}}}}}\n", needs.join(", "))
+        })
+        .collect();
+    assert_eq!(problems("", &steps), "");
+}
+
+#[test]
 fn ids_are_unique_in_all_parts() {
     let steps = "  - {id: a, assert: {that: true}}\nalways:\n  - {id: a, assert: {that: true}}\n  - {id: a, asert: {that: true}}\n";
     insta::assert_snapshot!(problems("", steps), @r"
@@ -571,7 +595,7 @@ defaults: {retry: {on: [transeint, "40001", "57P"]}}
        |                         ^^^^^^^^^
        |
        = help: did you mean `transient`?
-       = help: known: transient, any, timeout, connection, process, http, expectation
+       = help: known: any, connection, expectation, http, process, timeout, transient
 
     error[unknown-connection]: it is not said on which connection
       --> x.yaml:15:13
@@ -612,4 +636,90 @@ defaults: {retry: {on: [transeint, "40001", "57P"]}}
       = help: declare one: `connections: {main: {url: "{{ env.DATABASE_URL }}"}}`
     "#);
     assert_eq!(problems(CONNECTION, "  - {id: a, sql: {query: SELECT 1}}\n"), "");
+}
+
+/// Playbooks that somebody is in the middle of typing.
+mod unfinished {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: &str = r#"version: 1
+name: sample
+params:
+  limit: {type: integer, default: "{{ env.LIMIT }}"}
+secrets: {token: {env: TOKEN}}
+connections:
+  main: {url: "{{ env.DATABASE_URL }}", expect: {database: größe, role: primary}}
+channels: {chat: {webhook: "{{ secrets.token }}"}}
+defaults: {retry: {max: 2, on: [transient]}}
+steps:
+  - id: pre-check
+    sql:
+      query: |
+        SELECT count(*) AS n -- 'ü'
+          FROM racks WHERE id > {{ params.limit }}
+      expect: {each_row: "n == 0"}
+    outputs: {n: "value + 1"}
+  - id: b
+    needs: [pre-check]
+    when: steps['pre-check'].outputs.n > 0
+    for_each: [1, 2]
+    as: rack
+    shell: {run: "echo $RACK", env: {RACK: "{{ rack }}"}}
+    undo: irreversible
+  - id: c
+    done_when: &index {index_valid: idx}
+    notify: {to: [console, chat], message: "{% if run.id %}{{ steps.b.status }}{% endif %}"}
+always:
+  - {id: d, done_when: *index, confirm: {message: Go on?, timeout: 5m}}
+"#;
+
+    /// Judges a text; every place must lie in it.
+    fn judge(text: &str) -> String {
+        let mut sources = Sources::default();
+        let source = sources.add(SourceFile::new("x.yaml", text));
+        let diagnostics = match yaml::parse(&sources, source) {
+            Err(diagnostics) => diagnostics,
+            Ok(tree) => {
+                let mut decoded = decode(&tree);
+                if let Some(playbook) = &decoded.playbook {
+                    let written = Written { tree: &tree, sources: &sources, complete: decoded.complete, included: false };
+                    decoded.diagnostics.extend(check(playbook, &written));
+                }
+                decoded.diagnostics
+            }
+        };
+        for diagnostic in &diagnostics {
+            for span in std::iter::once(diagnostic.span).chain(diagnostic.related.iter().map(|(span, _)| *span)) {
+                assert!(text.get(span.start as usize..span.end as usize).is_some(), "{diagnostic:?} lies outside of the text");
+            }
+        }
+        render(&sources, &diagnostics, true)
+    }
+
+    #[test]
+    fn the_sample_itself_is_sound() {
+        assert_eq!(judge(SAMPLE), "");
+    }
+
+    proptest! {
+        #[test]
+        fn any_edit_is_judged_without_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "[ -~\n\té{}:'\"|>&*!-]{0,6}"), 1..6)) {
+            let mut text: Vec<char> = SAMPLE.chars().collect();
+            for (at, deleted, inserted) in edits {
+                let start = at.index(text.len() + 1);
+                let end = (start + deleted).min(text.len());
+                text.splice(start..end, inserted.chars());
+            }
+            judge(&text.into_iter().collect::<String>());
+        }
+
+        #[test]
+        fn any_lines_in_any_order_are_judged_without_panic(lines in prop::collection::vec(any::<prop::sample::Index>(), 0..30), indents in prop::collection::vec(0usize..4, 30)) {
+            let sample: Vec<&str> = SAMPLE.lines().collect();
+            let text: String = lines.iter().zip(indents).map(|(line, indent)| format!("{}{}\n", " ".repeat(indent), sample[line.index(sample.len())])).collect();
+            judge(&text);
+        }
+    }
 }

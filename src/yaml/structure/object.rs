@@ -10,6 +10,9 @@ use super::words::listed;
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::source::Spanned;
 
+/// More problems than this are not drawn anyway.
+const MANY: usize = 200;
+
 /// What a schema says about the keys of a mapping.
 pub(super) struct Object<'a> {
     properties: Vec<Property<'a>>,
@@ -85,6 +88,10 @@ impl<'a> Object<'a> {
             match self.property(key).or_else(further) {
                 Some(Property { schema, purpose, .. }) => {
                     walk.value(schema, value, Place { key: Some(key), purpose, outer: Some(self) });
+                }
+                // What was meant is not worth finding out when so much is wrong.
+                None if walk.problems.len() > MANY => {
+                    walk.problems.push(Diagnostic::error("unknown-key", key.span, format!("unknown key `{}`", key.value)));
                 }
                 None => {
                     meant.extend(self.similar(key));
