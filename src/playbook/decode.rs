@@ -143,7 +143,9 @@ fn with_stand_ins(mut node: Node) -> Node {
     stand_in(&mut node, "version", &Value::Int(1));
     stand_in(&mut node, "name", &Value::String("unnamed".into()));
     for (declarations, key, value) in [("params", "type", "string"), ("connections", "url", "")] {
-        for (_, declaration) in mapping(&mut node).iter_mut().filter(|(name, _)| name.value == declarations).flat_map(|(_, all)| mapping(all)) {
+        for (_, declaration) in
+            mapping(&mut node).iter_mut().filter(|(name, _)| name.value == declarations).flat_map(|(_, all)| mapping(all))
+        {
             stand_in(declaration, key, &Value::String(value.into()));
         }
     }

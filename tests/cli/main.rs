@@ -23,6 +23,7 @@ mod quickstart;
 mod report;
 mod resume;
 mod run;
+mod scheduler;
 mod secrets;
 mod show;
 mod smoke;
