@@ -129,7 +129,10 @@ impl Gates {
         let (step, waiting) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here)?;
         self.asking = true;
         self.asked = Some(step.clone());
-        Some((Asker::Gate(step.clone()), Question::Gate { step: step.clone(), title: waiting.title.clone(), prompt: waiting.prompt.clone() }))
+        Some((
+            Asker::Gate(step.clone()),
+            Question::Gate { step: step.clone(), title: waiting.title.clone(), prompt: waiting.prompt.clone() },
+        ))
     }
 
     fn put(&self, asker: Asker, question: Question, prompter: Arc<dyn Prompter>) {
@@ -218,6 +221,12 @@ impl Dispatcher<'_> {
     fn answers(&self, step: &str) -> Vec<Answer> {
         let recorded = self.state.progress(step).map(|progress| progress.answers.clone()).unwrap_or_default();
         recorded.into_iter().chain(self.pending_answers(step)).collect()
+    }
+
+    /// The step's name for people.
+    fn title_of(&self, id: &str) -> &str {
+        let plan = &self.setup.plan;
+        plan.position(crate::journal::base_id(id)).map_or("", |index| plan.steps[index].title())
     }
 
     /// Puts the next question, after everything that happened before it was shown.

@@ -1,3 +1,5 @@
+//! Real children: their output, their end, and what they leave behind.
+
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;

@@ -14,7 +14,8 @@ use crate::stock_audit::{Application, run_of, stable};
 fn every_action_is_in_the_reference() {
     let reference = TestEnv::new().runbook(["schema", "--reference"]).run().exits(0).stdout;
     let (_, actions) = reference.split_once("\n## Actions\n").expect("the reference has a part about actions");
-    let headings: BTreeSet<&str> = actions.lines().filter_map(|line| line.strip_prefix("### ")).map(|name| name.trim_matches('`')).collect();
+    let headings: BTreeSet<&str> =
+        actions.lines().filter_map(|line| line.strip_prefix("### ")).map(|name| name.trim_matches('`')).collect();
     let missing: Vec<&&str> = Action::KEYS.iter().filter(|key| !headings.contains(*key)).collect();
     assert!(missing.is_empty(), "no heading in the reference: {missing:?}; there are {headings:?}");
 }

@@ -1,3 +1,5 @@
+//! What expectations let pass, what they refuse, and in which words.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! SQL steps as they are written: what they refer to and how a plan shows them.
+
 use serde_json::json;
 
 use super::*;

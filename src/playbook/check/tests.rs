@@ -1,3 +1,5 @@
+//! What types can't say about a playbook, found all at once.
+
 use super::*;
 use crate::diagnostic::render;
 use crate::playbook::decode::decode;
