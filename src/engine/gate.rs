@@ -24,7 +24,6 @@ pub(super) enum Replied {
 }
 
 struct Waiting {
-    title: String,
     prompt: Prompt,
     reply: oneshot::Sender<Answer>,
     deadline: Option<Instant>,
@@ -129,10 +128,7 @@ impl Gates {
         let (step, waiting) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here)?;
         self.asking = true;
         self.asked = Some(step.clone());
-        Some((
-            Asker::Gate(step.clone()),
-            Question::Gate { step: step.clone(), title: waiting.title.clone(), prompt: waiting.prompt.clone() },
-        ))
+        Some((Asker::Gate(step.clone()), Question::Gate { step: step.clone(), prompt: waiting.prompt.clone() }))
     }
 
     fn put(&self, asker: Asker, question: Question, prompter: Arc<dyn Prompter>) {
@@ -164,8 +160,7 @@ impl Dispatcher<'_> {
         }
         let waited = since.map_or(Duration::ZERO, |since| self.setup.clock.now().duration_since(since).try_into().unwrap_or_default());
         let deadline = prompt.timeout_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds).saturating_sub(waited));
-        let title = self.title_of(&step).to_owned();
-        self.gates.waiting.insert(step.clone(), Waiting { title, prompt: prompt.clone(), reply, deadline, answered_here: false });
+        self.gates.waiting.insert(step.clone(), Waiting { prompt: prompt.clone(), reply, deadline, answered_here: false });
         if by_option {
             let by = format!("{} (--yes)", self.setup.operator.user);
             self.answer(&step, Answer { accepted: true, text: None, by });
@@ -221,12 +216,6 @@ impl Dispatcher<'_> {
     fn answers(&self, step: &str) -> Vec<Answer> {
         let recorded = self.state.progress(step).map(|progress| progress.answers.clone()).unwrap_or_default();
         recorded.into_iter().chain(self.pending_answers(step)).collect()
-    }
-
-    /// The step's name for people.
-    fn title_of(&self, id: &str) -> &str {
-        let plan = &self.setup.plan;
-        plan.position(crate::journal::base_id(id)).map_or("", |index| plan.steps[index].title())
     }
 
     /// Puts the next question, after everything that happened before it was shown.
