@@ -52,7 +52,7 @@ fn when_skips_and_named_needs_pass_the_skip_on() {
 steps:
   - {id: a, when: params.n > 1, shell: {run: echo a >> log}}
   - {id: below, shell: {run: echo below >> log}}
-  - {id: needs_a, needs: [a], shell: {run: echo needs_a >> log}}
+  - {id: needs_a, needs: [a, below], shell: {run: echo needs_a >> log}}
   - {id: handles, needs: [a, below], when: \"steps.a.status == 'skipped'\", shell: {run: echo handles >> log}}
 ");
     run(&env, &[]).exits(0);
