@@ -185,7 +185,7 @@ fn gates_are_answered_from_elsewhere() {
                           [TIMESTAMP] bob on [HOST] said yes
     done           [DURATION]  host  Name the host → confirmed by ada
                           [TIMESTAMP] ada on [HOST] answered `db1`
-    FAILED         [DURATION]  fence → declined by ada
+    FAILED         [DURATION]  fence → declined by ada: port still open
                           [TIMESTAMP] ada on [HOST] said no: port still open
 
     runbook resume [RUN]  tries again; what is done stays done

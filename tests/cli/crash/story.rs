@@ -283,6 +283,6 @@ fn files(directory: &Path) -> String {
         }
     }
     names.sort();
-    let times = regex::Regex::new(r"\d{8}_\d{6}").unwrap();
+    let times = regex::Regex::new(r"\d{8}[-_]\d{6}(-[0-9a-z]{4})?").unwrap();
     names.iter().map(|name| format!("file {}\n", times.replace_all(name, "[TIME]"))).collect()
 }
