@@ -5,14 +5,18 @@
 //! does not read the environment and chooses no exit codes.
 
 mod dispatcher;
+mod ending;
 mod gate;
 pub mod interrupt;
 mod lock;
 mod observer;
+mod recording;
 pub mod scheduler;
 mod settle;
 mod start;
+mod starting;
 mod step;
+mod values;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::dispatcher::{Dispatcher, Halt, describe, task_of};
+use super::dispatcher::{Dispatcher, Halt};
+use super::starting::{describe, task_of};
 use super::{EngineError, Question, Reply, UnknownDecision};
 use crate::action::{Inspection, Perform, Recovery};
 use crate::journal::{EventKind, Outcome, Resolution, base_id};
