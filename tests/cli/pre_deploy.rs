@@ -359,6 +359,10 @@ fn long_rack_numbers() {
 
 #[test]
 fn slow_queries() {
+    if postgres::database().psql("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'") == "0" {
+        // Some packages of PostgreSQL leave it out; without it the step is skipped, as on the sound data.
+        return;
+    }
     let server = Server::builder().setting("shared_preload_libraries", "pg_stat_statements").start();
     let database = server.createdb("stock_audit");
     database.psql("CREATE EXTENSION pg_stat_statements");
