@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::dispatcher::Dispatcher;
 use super::scheduler::Task;
+use super::starting::task_of;
 use super::{EngineError, Prompter, Question, Reply};
 use crate::action::{Answer, Prompt, PromptKind};
 use crate::journal::EventKind;
@@ -24,6 +25,7 @@ pub(super) enum Replied {
 }
 
 struct Waiting {
+    title: String,
     prompt: Prompt,
     reply: oneshot::Sender<Answer>,
     deadline: Option<Instant>,
@@ -128,7 +130,10 @@ impl Gates {
         let (step, waiting) = self.waiting.iter().find(|(_, waiting)| !waiting.answered_here)?;
         self.asking = true;
         self.asked = Some(step.clone());
-        Some((Asker::Gate(step.clone()), Question::Gate { step: step.clone(), prompt: waiting.prompt.clone() }))
+        Some((
+            Asker::Gate(step.clone()),
+            Question::Gate { step: step.clone(), title: waiting.title.clone(), prompt: waiting.prompt.clone() },
+        ))
     }
 
     fn put(&self, asker: Asker, question: Question, prompter: Arc<dyn Prompter>) {
@@ -160,12 +165,22 @@ impl Dispatcher<'_> {
         }
         let waited = since.map_or(Duration::ZERO, |since| self.setup.clock.now().duration_since(since).try_into().unwrap_or_default());
         let deadline = prompt.timeout_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds).saturating_sub(waited));
-        self.gates.waiting.insert(step.clone(), Waiting { prompt: prompt.clone(), reply, deadline, answered_here: false });
+        let title = self.title_of(&step);
+        self.gates.waiting.insert(step.clone(), Waiting { title, prompt: prompt.clone(), reply, deadline, answered_here: false });
         if by_option {
             let by = format!("{} (--yes)", self.setup.operator.user);
             self.answer(&step, Answer { accepted: true, text: None, by });
         }
         self.settle_gate(&step);
+    }
+
+    fn title_of(&self, id: &str) -> String {
+        let plan = &self.setup.plan;
+        match task_of(plan, id) {
+            Some(Task { step, instance: Some(instance) }) => format!("{} [{instance}]", plan.steps[step].title()),
+            Some(Task { step, instance: None }) => plan.steps[step].title().to_owned(),
+            None => id.to_owned(),
+        }
     }
 
     pub(super) fn gate_replied(&mut self, step: &str, reply: Option<Reply>) {

@@ -60,6 +60,8 @@ pub enum Question {
     Gate {
         /// The step's full id.
         step: String,
+        /// Its name, for the person to recognise; its id where it has none.
+        title: String,
         /// What to ask.
         prompt: Prompt,
     },

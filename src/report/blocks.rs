@@ -3,7 +3,7 @@
 //! Shared by the live report and by `show`, so that both say the same.
 
 use crate::action::{Prompt, PromptKind};
-use crate::outcome::{Aftermath, Sample, StepError};
+use crate::outcome::{Aftermath, Sample, StepError, StepResult};
 use crate::text::table::sample;
 use crate::text::{Field, Ink, Line, Style, fields, paragraph, shell_word, took};
 
@@ -85,6 +85,13 @@ fn cause(error: &StepError, style: Style) -> Vec<Field> {
         parts.push(Field::new("rows", sample(columns, rows, *total, style, 14)));
     }
     parts
+}
+
+/// The rows of a result that were kept.
+pub(super) fn rows(result: &StepResult, style: Style) -> Field {
+    let columns: Vec<String> = result.columns.iter().map(|column| column.name.clone()).collect();
+    let total = result.row_count.unwrap_or(result.rows.len() as u64);
+    Field::new("rows", sample(&columns, &result.rows, total, style, 14))
 }
 
 /// What is left behind, in words.

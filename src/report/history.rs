@@ -10,7 +10,7 @@ use super::summary::{Tally, next_commands, status};
 use crate::action::Answer;
 use crate::journal::{Event, EventKind, IllegalEvent, Operator, Outcome, Resolution, RunPhase, RunState, StepProgress, StepState};
 use crate::outcome::StepResult;
-use crate::text::table::{plain_value, sample};
+use crate::text::table::plain_value;
 use crate::text::{Field, Ink, Line, Style, count, fields, moment, paragraph, took};
 
 /// A run and its events.
@@ -375,9 +375,7 @@ fn result_fields(result: &StepResult, style: Style) -> Vec<Field> {
     add("answer", result.answer.clone());
     add("file", result.file.clone());
     if !result.rows.is_empty() {
-        let columns: Vec<String> = result.columns.iter().map(|column| column.name.clone()).collect();
-        let total = result.row_count.unwrap_or(result.rows.len() as u64);
-        parts.push(Field::new("rows", sample(&columns, &result.rows, total, style, 14)));
+        parts.push(blocks::rows(result, style));
     }
     let outputs: Vec<Line> = result.outputs.iter().map(|(name, value)| Line::plain(format!("{name} = {}", plain_value(value)))).collect();
     parts.push(Field::new("outputs", outputs));

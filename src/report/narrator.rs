@@ -119,9 +119,9 @@ impl Narrator {
             return Vec::new();
         }
         match outcome {
-            Outcome::Done { result } => with_findings(step_line(Ink::Good, "done", time, title, &result.summary), result, group, style),
+            Outcome::Done { result } => self.with_result(step_line(Ink::Good, "done", time, title, &result.summary), result, group, style),
             Outcome::AlreadyDone { result } => {
-                with_findings(step_line(Ink::Good, "already done", time, title, &result.summary), result, group, style)
+                self.with_result(step_line(Ink::Good, "already done", time, title, &result.summary), result, group, style)
             }
             Outcome::Warned { result, error } => {
                 let mut lines = vec![step_line(Ink::Warn, "WARNING", time, title, &result.summary)];
@@ -149,6 +149,20 @@ impl Narrator {
                 lines
             }
         }
+    }
+
+    /// What a step that went well has found, below its line; the rows only for who asks for more.
+    fn with_result(&self, line: Line, result: &StepResult, group: bool, style: Style) -> Vec<Line> {
+        let mut lines = vec![line];
+        if group {
+            return lines;
+        }
+        let mut parts: Vec<Field> = result.findings.iter().map(|finding| Field::text("finding", finding, style)).collect();
+        if self.options.verbose && !result.rows.is_empty() && (result.rows.len() > 1 || result.columns.len() > 1) {
+            parts.push(blocks::rows(result, style));
+        }
+        lines.extend(fields(&parts));
+        lines
     }
 
     /// The closing summary.
@@ -238,15 +252,6 @@ pub(super) fn instance_title(title: &str, index: usize, item: &Value) -> String 
 pub(super) fn instance(id: &str) -> Option<(&str, usize)> {
     let (base, index) = id.strip_suffix(']')?.rsplit_once('[')?;
     Some((base, index.parse().ok()?))
-}
-
-fn with_findings(line: Line, result: &StepResult, group: bool, style: Style) -> Vec<Line> {
-    let mut lines = vec![line];
-    if !group && !result.findings.is_empty() {
-        let parts: Vec<Field> = result.findings.iter().map(|finding| Field::text("finding", finding, style)).collect();
-        lines.extend(fields(&parts));
-    }
-    lines
 }
 
 /// What is not as it should be but stopped nothing.

@@ -436,7 +436,7 @@ fn active_scanners_are_left_alone_when_a_person_says_no() {
                 user24  | BRS-11  |           2 | [TIMESTAMP] |     1
                 user8   | BRS-11  |           4 | [TIMESTAMP] |     3
 
-    ? interrupt_work
+    ? May the work be interrupted?
       People are working. Active sessions: 0, racks in hand: 2.
         rack 2 of BRS-11: user24
         rack 4 of BRS-11: user8

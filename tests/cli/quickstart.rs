@@ -83,7 +83,7 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  The backup holds every rack → 240
     done           [DURATION]  Cut the work into batches → 4 rows
 
-    ? go
+    ? Go or no-go
       Write barcodes WH1-… to 240 racks, in 4 batches?
       The state before it is in quickstart.db.[RUN].backup.
       y  yes        goes on
@@ -105,7 +105,7 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  The backup holds every rack → 240
     done           [DURATION]  Cut the work into batches → 4 rows
 
-    ? go
+    ? Go or no-go
       Write barcodes WH1-… to 240 racks, in 4 batches?
       The state before it is in quickstart.db.[RUN].backup.
       y  yes        goes on

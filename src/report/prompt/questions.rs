@@ -41,7 +41,7 @@ impl<'a> Dialogue<'a> {
 
     pub(super) fn ask(&mut self, question: &Question) -> Option<Reply> {
         match question {
-            Question::Gate { step, prompt } => self.gate(step, prompt).map(Reply::Gate),
+            Question::Gate { title, prompt, .. } => self.gate(title, prompt).map(Reply::Gate),
             Question::Unknown { step, description, error, can_recheck } => {
                 self.unknown(step, description, error.as_deref(), *can_recheck).map(Reply::Unknown)
             }
@@ -50,8 +50,8 @@ impl<'a> Dialogue<'a> {
         }
     }
 
-    fn gate(&mut self, step: &str, prompt: &Prompt) -> Option<Answer> {
-        self.heading(step, prompt.message.as_str());
+    fn gate(&mut self, title: &str, prompt: &Prompt) -> Option<Answer> {
+        self.heading(title, prompt.message.as_str());
         let mut parts: Vec<Field> = prompt.facts.iter().map(|(label, text)| Field::text(label, text, self.style)).collect();
         if let Some(seconds) = prompt.timeout_seconds {
             let limit = humantime::format_duration(std::time::Duration::from_secs(seconds));
@@ -271,7 +271,7 @@ mod tests {
     fn gate(kind: PromptKind) -> Question {
         let facts = vec![("sessions".to_owned(), "0 active".to_owned()), ("backup".to_owned(), "12 minutes old, restored once".to_owned())];
         let prompt = Prompt { message: "Deploy 4.2 to production?".into(), facts, kind, timeout_seconds: Some(900), approvers: 2 };
-        Question::Gate { step: "go".into(), prompt }
+        Question::Gate { step: "go".into(), title: "Go or no-go".into(), prompt }
     }
 
     fn given(accepted: bool, text: Option<&str>) -> Option<Reply> {
@@ -283,7 +283,7 @@ mod tests {
         let (reply, screen) = ask(&gate(PromptKind::Confirm), &["", "maybe", "Y"]);
         assert_eq!(reply, given(true, None));
         insta::assert_snapshot!(screen, @"
-        ? go
+        ? Go or no-go
           Deploy 4.2 to production?
           sessions   0 active
           backup     12 minutes old, restored once
@@ -307,7 +307,7 @@ mod tests {
         let (reply, screen) = ask(&question, &["y", "", "Stock_Audit", "stock_audit"]);
         assert_eq!(reply, given(true, Some("stock_audit")));
         insta::assert_snapshot!(screen, @"
-        ? go
+        ? Go or no-go
           Deploy 4.2 to production?
           sessions   0 active
           backup     12 minutes old, restored once
@@ -331,7 +331,7 @@ mod tests {
         let (reply, screen) = ask(&gate(PromptKind::Observe { question: "What do you see on port 5432?".into() }), &["", "refused"]);
         assert_eq!(reply, given(true, Some("refused")));
         insta::assert_snapshot!(screen, @"
-        ? go
+        ? Go or no-go
           Deploy 4.2 to production?
           sessions   0 active
           backup     12 minutes old, restored once
