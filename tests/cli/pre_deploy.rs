@@ -410,7 +410,7 @@ fn an_active_session_is_interrupted_by_nobody_but_a_person() {
 fn active_scanners_are_left_alone_when_a_person_says_no() {
     let site = StockAudit::before_deployment(&["active-scanners"]);
     let mut terminal = site.pre_deploy(&[]).terminal();
-    terminal.wait_for("type interrupt");
+    terminal.wait_until("the end of the question", |screen| screen.contents().trim_end().ends_with('>'));
     insta::assert_snapshot!(stable(&terminal.screen()), @"
     pre-deploy  33 steps, run [RUN], environment staging
       main: [DATABASE] (system [ID])
