@@ -201,6 +201,12 @@ impl Processes {
         }
     }
 
+    /// Ids of processes that an earlier runbook has started for this run and that still
+    /// run: its guard has not ended them yet, or is gone itself.
+    pub fn left_by_earlier(&self) -> std::io::Result<Vec<i32>> {
+        Ok(self.0.guard.left_by_earlier()?.into_iter().map(|process| process.as_raw_pid()).collect())
+    }
+
     fn prepare(&self, command: &Command) -> Result<std::process::Command, ProcessError> {
         let (program, arguments) = command.program.argv();
         let file = self.find(program, command)?;

@@ -1,9 +1,9 @@
 //! After a crash: what is true of the steps that began and never ended?
 //!
-//! First the earlier backend must be gone, for it may still commit. Then the ledger,
+//! First the earlier backend and children must be gone, for they may still act. Then the ledger,
 //! `done_when`, `idempotent` or a person decides, in this order; nothing is guessed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::dispatcher::{Dispatcher, Halt};
 use super::starting::{describe, task_of};
@@ -16,12 +16,17 @@ use crate::target::Backend;
 
 /// How often an earlier backend is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A guard ends what a killed run has left in less.
+const TIME_OF_THE_GUARD: Duration = Duration::from_secs(1);
 /// How long ending a backend may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Dispatcher<'_> {
     pub(super) async fn settle_unknown(&mut self) -> Result<(), EngineError> {
         let unsettled: Vec<String> = self.state.unsettled().into_iter().map(ToOwned::to_owned).collect();
+        if !unsettled.is_empty() && !self.wait_for_earlier_children().await? {
+            return Ok(());
+        }
         for id in unsettled {
             let plan = self.setup.plan.clone();
             let Some(step) = plan.position(base_id(&id)).map(|index| &plan.steps[index]) else { continue };
@@ -34,6 +39,33 @@ impl Dispatcher<'_> {
             }
         }
         Ok(())
+    }
+
+    /// `false` when the operator interrupted the wait. Mostly the killed run's guard is just
+    /// ending them; without it they go on, and nothing may race them.
+    async fn wait_for_earlier_children(&mut self) -> Result<bool, EngineError> {
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            let left = self.setup.processes.left_by_earlier()?;
+            if left.is_empty() {
+                return Ok(true);
+            }
+            if !said && begun.elapsed() > TIME_OF_THE_GUARD {
+                said = true;
+                let ids: Vec<String> = left.iter().map(i32::to_string).collect();
+                self.setup
+                    .observer
+                    .notice(&format!("processes of the earlier attempt still run (pid {}); waiting for them", ids.join(", ")));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TIME_OF_THE_GUARD / 50) => {}
+                Some(signal) = self.setup.signals.recv() => {
+                    self.halt = Some(Halt::Interrupted(signal));
+                    return Ok(false);
+                }
+            }
+        }
     }
 
     /// `false` when the operator interrupted the wait.

@@ -56,6 +56,16 @@ impl Guard {
         &self.marker
     }
 
+    /// Processes of the same run that another runbook has started and that still run.
+    pub(super) fn left_by_earlier(&self) -> io::Result<Vec<Pid>> {
+        let own = format!("{MARKER}={}", self.marker);
+        let run = own.rsplit_once('.').map_or(own.as_str(), |(run, _)| run);
+        let theirs = format!("{run}.");
+        let is_theirs = |variable: &[u8]| variable.starts_with(theirs.as_bytes()) && variable != own.as_bytes();
+        let left = table::running()?.filter(|found| found.environment().split(|byte| *byte == 0).any(is_theirs));
+        Ok(left.map(|found| found.process).collect())
+    }
+
     pub(super) fn start(&self) -> io::Result<()> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         if pipe.is_none() {

@@ -28,7 +28,7 @@ use crate::environment::{Output, PATIENCE};
 use crate::postgres::Server;
 
 /// Crashes in an ordinary run of the tests, for each matrix.
-const FEW: usize = 12;
+const FEW: usize = 24;
 const RANDOM_MOMENTS: usize = 300;
 /// Where every case's database is copied from.
 const TEMPLATE: &str = "crash_template";

@@ -86,6 +86,32 @@ fn operators_who_start_in_the_same_moment_run_one_after_the_other() {
     assert_eq!(database.psql("SELECT count(*) FROM marks"), "3");
 }
 
+/// A run that lost its lock with its connection, while another one got it, changes nothing any more.
+#[test]
+fn a_lock_that_was_lost_to_another_run_stops_the_first() {
+    let mut one = TestEnv::new();
+    let database = one.database();
+    database.psql("CREATE TABLE marks (step text)");
+    one.write("deploy.yaml", HOLD);
+    let first = holder(&one);
+    database.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'runbook/%/control'");
+
+    let mut two = TestEnv::new();
+    two.use_database(&database);
+    two.write("deploy.yaml", HOLD.replace("'mark')", "'mark of the second')"));
+    let second = holder(&two);
+    one.write("go", "");
+    let refused = first.wait().exits(3);
+    assert!(refused.stdout.contains("lock"), "{refused}");
+    assert_eq!(database.psql("SELECT count(*) FROM marks"), "0");
+    one.runbook(["resume"]).run().exits(7);
+
+    two.write("go", "");
+    second.wait().exits(0);
+    one.runbook(["resume"]).run().exits(0);
+    assert_eq!(database.psql("SELECT step FROM marks ORDER BY step"), "mark\nmark of the second");
+}
+
 #[test]
 fn without_a_database_the_lock_is_the_machines() {
     let env = TestEnv::new();
@@ -297,4 +323,39 @@ fn waiting_for_a_backend_can_be_interrupted() {
     other.run("SELECT pg_advisory_unlock(42)");
     env.runbook(["resume"]).run().exits(0);
     assert_eq!(database.psql("SELECT step FROM marks ORDER BY step"), "after\nslow");
+}
+
+/// The guard ends what a killed run leaves; where it was killed too, the resume waits.
+#[test]
+fn a_resume_waits_for_the_children_of_the_killed_run() {
+    let env = TestEnv::new();
+    let script = "echo begun >> begun; while [ ! -e go ]; do sleep 0.02; done; echo ended >> ended";
+    env.write(
+        "child.yaml",
+        format!("version: 1\nname: child\nsteps:\n  - id: slow\n    idempotent: true\n    shell: {{run: '{script}'}}\n"),
+    );
+    let running = env.runbook(["run", "child.yaml"]).spawn();
+    wait_for_file(&env, "begun");
+    let run = History::only(&env).run;
+    for guard in guards_of(running.pid()) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), Signal::SIGKILL).unwrap();
+    }
+    running.kill();
+    assert!(!crate::crash::children::of(&run).is_empty());
+    let resumed = env.runbook(["resume"]).spawn();
+    resumed.wait_for("still run (pid");
+    assert_eq!(env.read("begun"), "begun\n", "the step is not begun a second time beside the first");
+    env.write("go", "");
+    resumed.wait().exits(0);
+    assert_eq!((env.read("begun"), env.read("ended")), ("begun\nbegun\n".into(), "ended\nended\n".into()));
+}
+
+fn guards_of(parent: u32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let theirs = processes.filter(|entry| {
+        let read = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let is_child = read("stat").rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent.to_string()));
+        is_child && read("cmdline").starts_with("runbook-guard")
+    });
+    theirs.map(|entry| entry.file_name().to_string_lossy().parse().unwrap()).collect()
 }

@@ -10,6 +10,7 @@
 #![allow(dead_code, reason = "the helpers offer a whole interface; not every test has come yet")]
 
 mod children;
+mod commit;
 mod crash;
 mod durability;
 mod editor;

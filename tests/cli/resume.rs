@@ -1,7 +1,6 @@
 //! What a resume does, and what it leaves alone.
 
 use nix::sys::signal::Signal;
-use runbook::journal::{Pause, RunPhase};
 
 use crate::crash::history::History;
 use crate::crash::wait_until;
@@ -74,23 +73,6 @@ fn a_gate_among_the_closing_steps_does_not_bring_the_failed_step_back() {
     assert_eq!(["tried", "mourned", "tidied"].map(|name| lines(&env, name)), [1, 1, 1]);
 }
 
-#[test]
-fn a_run_that_failed_tries_again_and_closes_again() {
-    let env = TestEnv::new();
-    env.write("closing.yaml", CLOSING);
-    env.write("go", "");
-    for round in 1..=3 {
-        let command = if round == 1 { vec!["run", "closing.yaml"] } else { vec!["resume"] };
-        env.runbook(command).run().exits(3);
-        assert_eq!(["before", "tried", "mourned", "tidied"].map(|name| lines(&env, name)), [1, round, round, round]);
-        assert_eq!(History::only(&env).phase(), RunPhase::Paused(Pause::Failed));
-    }
-    env.write("fixed", "");
-    env.runbook(["resume"]).run().exits(0);
-    assert_eq!(["before", "tried", "mourned", "celebrated", "tidied"].map(|name| lines(&env, name)), [1, 4, 3, 1, 4]);
-    env.runbook(["resume"]).run().exits(64);
-}
-
 /// A failure that stops nothing is over; only a run that failed as a whole tries it again.
 #[test]
 fn a_tolerated_failure_is_not_repeated_after_a_gate() {
@@ -109,4 +91,41 @@ fn a_tolerated_failure_is_not_repeated_after_a_gate() {
     env.write("fixed", "");
     env.runbook(["resume"]).run().exits(0);
     assert_eq!((lines(&env, "tried"), lines(&env, "last")), (2, 2));
+}
+
+const MARKS: &str = "
+version: 1
+name: marks
+connections:
+  main: {url: \"{{ env.DATABASE_URL }}\"}
+steps:
+  - id: one
+    sql: {exec: INSERT INTO marks VALUES ('one')}
+  - id: two
+    shell: {run: echo tried >> tried; test -e fixed}
+  - id: three
+    sql: {exec: INSERT INTO marks VALUES ('three')}
+";
+
+fn failed_in_two() -> (TestEnv, crate::postgres::Database) {
+    let mut env = TestEnv::new();
+    let database = env.database();
+    database.psql("CREATE TABLE marks (step text)");
+    env.write("marks.yaml", MARKS);
+    env.runbook(["run", "marks.yaml"]).run().exits(3);
+    env.write("fixed", "");
+    (env, database)
+}
+
+#[test]
+fn another_database_is_not_gone_on_with() {
+    let (mut env, database) = failed_in_two();
+    let other = env.database();
+    other.psql("CREATE TABLE marks (step text)");
+    let refused = env.runbook(["resume"]).run().exits(6);
+    assert!(refused.stderr.contains("another database"), "{refused}");
+    assert_eq!(other.psql("SELECT count(*) FROM marks"), "0");
+    env.use_database(&database);
+    env.runbook(["resume"]).run().exits(0);
+    assert_eq!(database.psql("SELECT step FROM marks ORDER BY step"), "one\nthree");
 }

@@ -265,7 +265,7 @@ fn database(place: &Place, volatile_columns: &[&str]) -> String {
     text
 }
 
-/// The names of all files below a directory, times in them left out; dumps can be read to their end.
+/// The names of all files below a directory, runs in them left out; dumps can be read to their end.
 fn files(directory: &Path) -> String {
     let mut names = Vec::new();
     let mut open = vec![directory.to_path_buf()];
@@ -283,6 +283,6 @@ fn files(directory: &Path) -> String {
         }
     }
     names.sort();
-    let times = regex::Regex::new(r"\d{8}[-_]\d{6}(-[0-9a-z]{4})?").unwrap();
-    names.iter().map(|name| format!("file {}\n", times.replace_all(name, "[TIME]"))).collect()
+    let runs = regex::Regex::new(r"\d{8}-\d{6}-[0-9a-z]{4}").unwrap();
+    names.iter().map(|name| format!("file {}\n", runs.replace_all(name, "[RUN]"))).collect()
 }
