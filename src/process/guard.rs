@@ -13,7 +13,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpgrp, getsid, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::table;
 
@@ -126,11 +126,11 @@ fn end_children(marker: &OsStr) -> io::Result<()> {
 
 fn marked_groups(marker: &OsStr) -> io::Result<Vec<Pid>> {
     let wanted = [MARKER.as_bytes(), b"=", marker.as_encoded_bytes()].concat();
-    let session = getsid(None)?;
+    let own = table::this()?;
     let mut groups: Vec<Pid> = table::running()?
-        .filter(|found| found.session == session && found.group != getpgrp())
+        .filter(|found| found.session == own.session && found.group != own.group)
         .filter(|found| found.environment().split(|byte| *byte == 0).any(|variable| variable == wanted))
-        .map(|found| found.group)
+        .filter_map(|found| found.group)
         .collect();
     groups.dedup();
     Ok(groups)

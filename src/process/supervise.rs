@@ -86,7 +86,7 @@ impl State {
     fn group_lives(&self) -> bool {
         let Some(group) = self.group else { return false };
         test_kill_process_group(group).is_ok()
-            && table::running().map_or(true, |mut processes| processes.any(|process| process.group == group))
+            && table::running().map_or(true, |mut processes| processes.any(|process| process.group == Some(group)))
     }
 }
 

@@ -3,14 +3,16 @@
 use std::fs;
 use std::io;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
 
 /// A process that still runs; a zombie does not.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) process: Pid,
-    pub(super) group: Pid,
-    pub(super) session: Pid,
+    /// None, as for the session, where its leader lives outside this PID namespace, which
+    /// is usual in containers.
+    pub(super) group: Option<Pid>,
+    pub(super) session: Option<Pid>,
 }
 
 impl Running {
@@ -18,6 +20,12 @@ impl Running {
     pub(super) fn environment(&self) -> Vec<u8> {
         fs::read(format!("/proc/{}/environ", self.process.as_raw_pid())).unwrap_or_default()
     }
+}
+
+/// This very process. `getsid` is not asked, whose binding knows no session outside.
+pub(super) fn this() -> io::Result<Running> {
+    parse(getpid(), &fs::read_to_string("/proc/self/stat")?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/stat is not as proc(5) has it"))
 }
 
 /// All of them.
@@ -35,7 +43,7 @@ fn parse(process: Pid, stat: &str) -> Option<Running> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let runs = !matches!(fields.next()?, "Z" | "X");
     let _parent = fields.next()?;
-    let mut id = || Pid::from_raw(fields.next()?.parse().ok()?);
+    let mut id = || fields.next()?.parse().ok().map(Pid::from_raw);
     let (group, session) = (id()?, id()?);
     runs.then_some(Running { process, group, session })
 }
@@ -46,8 +54,9 @@ mod tests {
 
     #[test]
     fn names_may_hold_anything_and_zombies_do_not_run() {
-        let ids = |stat: &str| parse(Pid::INIT, stat).map(|found| (found.group.as_raw_pid(), found.session.as_raw_pid()));
+        let ids = |stat: &str| parse(Pid::INIT, stat).map(|found| (Pid::as_raw(found.group), Pid::as_raw(found.session)));
         assert_eq!(ids("7 (a) Z (b) S 1 40 30 0 -1"), Some((40, 30)));
         assert_eq!(ids("7 (a) S (b) Z 1 40 30 0 -1"), None);
+        assert_eq!(ids("7 (a) S 1 40 0 0 -1"), Some((40, 0)), "a session from outside is no reason to overlook a process");
     }
 }

@@ -92,17 +92,18 @@ fn a_lock_that_was_lost_to_another_run_stops_the_first() {
     let mut one = TestEnv::new();
     let database = one.database();
     database.psql("CREATE TABLE marks (step text)");
-    one.write("deploy.yaml", HOLD);
+    // The first attempt finds its connection broken, the second its lock gone.
+    one.write("deploy.yaml", HOLD.replace("  - id: mark\n", "  - id: mark\n    retry: {max: 3, delay: 1ms, on: [any]}\n"));
     let first = holder(&one);
-    database.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'runbook/%/control'");
+    database.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'runbook/%/@%'");
 
     let mut two = TestEnv::new();
     two.use_database(&database);
     two.write("deploy.yaml", HOLD.replace("'mark')", "'mark of the second')"));
     let second = holder(&two);
     one.write("go", "");
-    let refused = first.wait().exits(3);
-    assert!(refused.stdout.contains("lock"), "{refused}");
+    let stopped = first.wait().exits(3);
+    assert!(stopped.stdout.contains("the run lock on `main` was lost"), "{stopped}");
     assert_eq!(database.psql("SELECT count(*) FROM marks"), "0");
     one.runbook(["resume"]).run().exits(7);
 

@@ -1,6 +1,7 @@
 //! What a resume does, and what it leaves alone.
 
 use nix::sys::signal::Signal;
+use runbook::journal::{Pause, RunPhase};
 
 use crate::crash::history::History;
 use crate::crash::wait_until;
@@ -71,6 +72,23 @@ fn a_gate_among_the_closing_steps_does_not_bring_the_failed_step_back() {
     env.runbook(["approve", &run, "page", "--text", "yes"]).run().exits(0);
     env.runbook(["resume"]).run().exits(3);
     assert_eq!(["tried", "mourned", "tidied"].map(|name| lines(&env, name)), [1, 1, 1]);
+}
+
+#[test]
+fn a_run_that_failed_tries_again_and_closes_again() {
+    let env = TestEnv::new();
+    env.write("closing.yaml", CLOSING);
+    env.write("go", "");
+    for round in 1..=3 {
+        let command = if round == 1 { vec!["run", "closing.yaml"] } else { vec!["resume"] };
+        env.runbook(command).run().exits(3);
+        assert_eq!(["before", "tried", "mourned", "tidied"].map(|name| lines(&env, name)), [1, round, round, round]);
+        assert_eq!(History::only(&env).phase(), RunPhase::Paused(Pause::Failed));
+    }
+    env.write("fixed", "");
+    env.runbook(["resume"]).run().exits(0);
+    assert_eq!(["before", "tried", "mourned", "celebrated", "tidied"].map(|name| lines(&env, name)), [1, 4, 3, 1, 4]);
+    env.runbook(["resume"]).run().exits(64);
 }
 
 /// A failure that stops nothing is over; only a run that failed as a whole tries it again.
