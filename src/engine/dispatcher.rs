@@ -273,9 +273,7 @@ impl<'a> Dispatcher<'a> {
             self.show(&output).await?;
         }
         while let Ok(request) = self.requests.1.try_recv() {
-            if !matches!(request, Request::Ask { .. }) {
-                self.request(request).await?;
-            }
+            self.request(request).await?;
         }
         Ok(())
     }

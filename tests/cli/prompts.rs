@@ -143,6 +143,19 @@ fn an_answer_from_elsewhere_takes_the_question_back() {
     assert!(shipped(&env));
 }
 
+/// A question that is put in the very moment in which another step ends is not lost.
+#[test]
+fn many_questions_among_many_ends_are_all_asked() {
+    let mut playbook = "version: 1\nname: many\nmax_parallel: 64\nsteps:\n".to_owned();
+    for number in 0..32 {
+        playbook += &format!("  - {{id: check_{number}, needs: [], assert: {{that: '1 == 1'}}}}\n");
+        playbook += &format!("  - {{id: gate_{number}, needs: [], confirm: Go on?}}\n");
+    }
+    let env = TestEnv::new();
+    env.write("many.yaml", playbook);
+    env.runbook(["run", "many.yaml", "--yes"]).run().exits(0);
+}
+
 #[test]
 fn other_steps_end_while_a_question_stands() {
     let env = with(
