@@ -3,6 +3,7 @@
 //! Everything that is journaled, jittered or named by time asks here; sleeping and
 //! timeouts stay with tokio, which tests pause on their own.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -20,7 +21,9 @@ struct Inner {
 impl Clock {
     /// The system's time and an unpredictable seed.
     pub fn real() -> Self {
-        Self(Arc::new(Inner { fixed: None, random: Mutex::new(fastrand::Rng::new()) }))
+        // fastrand's own seed is the moment: two runs that begin together would share their id.
+        let seed = RandomState::new().hash_one(std::process::id());
+        Self(Arc::new(Inner { fixed: None, random: Mutex::new(fastrand::Rng::with_seed(seed)) }))
     }
 
     /// Always `now`, and the same random numbers for the same `seed`.

@@ -4,11 +4,11 @@
 //! the operator's own (0600 in a 0700 directory). Every event passes the redactor on
 //! its way in; what is applied to the state is what was stored.
 
+use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
@@ -101,6 +101,9 @@ impl Journal {
     pub async fn open(path: &Path, clock: Clock) -> Result<Self, JournalError> {
         let open = |reason: String| JournalError::Open { path: path.into(), reason };
         create_private(path).map_err(|error| open(error.to_string()))?;
+        // SQLite's own lock does not cover the change to WAL, nor sqlx's one the migrations.
+        let alone = File::open(directory_of(path)).and_then(|directory| directory.lock().map(|()| directory));
+        let alone = alone.map_err(|error| open(format!("cannot lock its directory: {error}")))?;
         let mut connection = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -110,13 +113,14 @@ impl Journal {
             .connect()
             .await
             .map_err(|error| open(reason(&error)))?;
-        migrate(&mut connection).await.map_err(|error| open(error.to_string()))?;
+        MIGRATIONS.run(&mut connection).await.map_err(|error| open(error.to_string()))?;
+        drop(alone);
         Ok(Self { path: path.into(), connection, clock, tail: None })
     }
 
     /// The file's directory; outputs of steps are kept beside it.
     pub fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
+        directory_of(&self.path)
     }
 
     /// Begins a run: the id is new, its first event durable.
@@ -270,28 +274,6 @@ impl Journal {
     }
 }
 
-/// Brings the tables up to date. sqlx takes no lock on SQLite, so of two processes that open a
-/// new journal at once one fails in each migration; what the other one did counts when it looks again.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    for _ in MIGRATIONS.iter() {
-        match MIGRATIONS.run(&mut *connection).await {
-            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) if was_faster(&error) => {}
-            outcome => return outcome,
-        }
-    }
-    MIGRATIONS.run(connection).await
-}
-
-/// Whether the tables or the record of a migration came into being meanwhile, rather than the disk
-/// having failed.
-fn was_faster(error: &sqlx::Error) -> bool {
-    const ERROR: i32 = 1;
-    const BUSY: i32 = 5;
-    const CONSTRAINT: i32 = 19;
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    code.is_some_and(|code| [ERROR, BUSY, CONSTRAINT].contains(&(code & 0xff)))
-}
-
 /// SHA-256 over the previous hash, the run and the body, each of known length or ended by a zero.
 fn chained(previous: &[u8], run: &str, body: &str) -> Vec<u8> {
     Sha256::new().chain_update(previous).chain_update(run).chain_update([0]).chain_update(body).finalize().to_vec()
@@ -308,10 +290,12 @@ fn check_format(run: &str, body: &str) -> Result<(), JournalError> {
     }
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn create_private(path: &Path) -> std::io::Result<()> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory_of(path))?;
     let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;

@@ -201,3 +201,19 @@ fn the_journal_is_its_owners_alone() {
     }
     assert_eq!(sqlite_file(&env.state("runbook/journal.db"), "PRAGMA journal_mode"), "wal");
 }
+
+#[test]
+fn runs_that_begin_together_share_a_new_journal_and_no_id() {
+    for _ in 0..60 {
+        let env = TestEnv::new();
+        let names = ["one", "two"];
+        for name in names {
+            env.write(&format!("{name}.yaml"), format!("version: 1\nname: {name}\nsteps:\n  - {{id: look, assert: {{that: '1 == 1'}}}}\n"));
+        }
+        let running = names.map(|name| env.runbook(["run", &format!("{name}.yaml")]).spawn());
+        for run in running {
+            run.wait().exits(0);
+        }
+        assert_eq!(History::all(&env).len(), names.len());
+    }
+}
