@@ -116,10 +116,11 @@ pub(super) fn operator() -> Operator {
     Operator { user, host: gethostname::gethostname().to_string_lossy().into_owned(), pid: std::process::id() }
 }
 
-/// Runs a future to its end. What still blocks then, such as a question nobody
-/// answers any more, is left behind.
+/// Runs a future to its end, on this thread: a step's tasks talk to each other all the
+/// time, and waking another thread costs more than what they do. What still blocks at the
+/// end, such as a question nobody answers any more, is left behind.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::engine)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::engine)?;
     let outcome = runtime.block_on(future);
     runtime.shutdown_background();
     outcome
