@@ -42,6 +42,8 @@ pub struct StepContext {
     pub processes: Processes,
     /// Where the step's output goes.
     pub output: Output,
+    /// Fires at the first interrupt: work in batches ends after the current one.
+    pub finish_up: CancellationToken,
     /// Fires at the second interrupt and at the step's timeout.
     pub cancel: CancellationToken,
     /// Time and randomness.

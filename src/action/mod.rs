@@ -20,6 +20,7 @@ pub mod pg_dump;
 pub mod playbook;
 pub mod shell;
 pub mod sql;
+pub mod sql_batch;
 #[cfg(test)]
 mod testing;
 mod written;
@@ -159,6 +160,7 @@ macro_rules! registry {
 
 registry! {
     "sql" => Sql(sql::Sql),
+    "sql_batch" => SqlBatch(sql_batch::SqlBatch),
     "pg_dump" => PgDump(pg_dump::PgDump),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),

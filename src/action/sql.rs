@@ -7,6 +7,8 @@
 mod execute;
 mod validate;
 
+pub(super) use execute::cancellable;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 

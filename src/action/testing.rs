@@ -77,6 +77,7 @@ impl World {
             directory: directory.path().to_owned(),
             processes: processes("/usr/bin:/bin"),
             output,
+            finish_up: CancellationToken::new(),
             cancel: CancellationToken::new(),
             clock: Clock::real(),
             redactor,

@@ -60,6 +60,8 @@ pub(super) struct Dispatcher<'a> {
     /// Steps `--step` has let through.
     pub(super) let_through: Option<Task>,
     pub(super) gates: Gates,
+    /// Fires at the first interrupt.
+    pub(super) finish_up: CancellationToken,
     pub(super) cancel: CancellationToken,
     pub(super) messages: (mpsc::UnboundedSender<StepMessage>, mpsc::UnboundedReceiver<StepMessage>),
     pub(super) requests: (mpsc::Sender<Request>, mpsc::Receiver<Request>),
@@ -90,6 +92,7 @@ impl<'a> Dispatcher<'a> {
             running: HashMap::new(),
             let_through: None,
             gates: Gates::default(),
+            finish_up: CancellationToken::new(),
             cancel: CancellationToken::new(),
             messages: mpsc::unbounded_channel(),
             requests: mpsc::channel(64),
@@ -303,6 +306,7 @@ impl<'a> Dispatcher<'a> {
     fn interrupted(&mut self, signal: Signal) {
         self.interrupts += 1;
         self.halt = Some(Halt::Interrupted(signal));
+        self.finish_up.cancel();
         self.record_urgent(EventKind::Interrupted { signal: signal.name().to_owned() });
         self.withdraw_gates();
         self.abandon_retries();

@@ -169,6 +169,7 @@ impl Dispatcher<'_> {
             directory: self.setup.directory.clone(),
             processes: self.setup.processes.clone(),
             output: self.outputs(id)(attempt),
+            finish_up: self.finish_up.clone(),
             cancel: stop.child_token(),
             clock: self.setup.clock.clone(),
             redactor: self.setup.plan.redactor.clone(),

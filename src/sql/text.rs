@@ -108,6 +108,23 @@ impl BoundStatement {
         self.origin(self.text.char_indices().nth(position).map_or(self.text.len(), |(offset, _)| offset))
     }
 
+    /// The text with each parameter replaced by what `write` makes of its expression.
+    pub fn inlined<E>(&self, mut write: impl FnMut(&Expression) -> Result<String, E>) -> Result<String, E> {
+        let mut text = String::with_capacity(self.text.len());
+        let mut expressions = self.expressions.iter();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let end = self.pieces.get(index + 1).map_or(self.text.len(), |next| next.sent);
+            match expressions.as_slice().first().filter(|_| piece.placeholder) {
+                Some(expression) => {
+                    text.push_str(&write(expression)?);
+                    expressions.next();
+                }
+                None => text.push_str(&self.text[piece.sent..end]),
+            }
+        }
+        Ok(text)
+    }
+
     /// Where the placeholder of a parameter begins; the first is 0.
     pub fn placeholder(&self, parameter: usize) -> usize {
         self.pieces.iter().filter(|piece| piece.placeholder).nth(parameter).map_or(self.range.start, |piece| piece.written)

@@ -25,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use error::{Blocker, SqlError, TargetError};
 pub use identity::{Identity, Kind, Mismatch, Stamp};
+pub use literal::{bound as value_literal, identifier, literal as text_literal};
 pub use notice::{Notice, notice_layer};
 pub use spec::{Access, ConnectionSpec, Executed, Expect, Isolation, LedgerMode, Role, RowSink, SessionSettings, Statement, Variables};
 
@@ -357,6 +358,12 @@ impl Session {
     /// What this run has recorded for `step`, if its effect is in place.
     pub async fn ledger_find(&mut self, step: &str) -> Result<Option<Value>, TargetError> {
         either!(&mut self.0, session => Box::pin(session.ledger_find(step)).await)
+    }
+
+    /// A condition that holds while the run lock does, for a row whose writing stands
+    /// for an effect; once it was read the transaction may commit under that lock only.
+    pub fn lock_condition(&self) -> Result<String, TargetError> {
+        either!(&self.0, session => session.lock_condition())
     }
 
     /// Records `step` in the open transaction, and makes sure that the run lock is

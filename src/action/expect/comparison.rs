@@ -58,7 +58,7 @@ impl Operator {
 
 /// A comparison whose values are known.
 #[derive(Debug, Clone)]
-pub(super) struct Expected(Vec<(Operator, Vec<Value>)>);
+pub struct Expected(Vec<(Operator, Vec<Value>)>);
 
 impl Comparison {
     /// The templates in it.
@@ -74,7 +74,8 @@ impl Comparison {
         })
     }
 
-    pub(super) fn resolve(&self, values: &Values) -> Result<Expected, TemplateError> {
+    /// With its templates evaluated.
+    pub fn resolve(&self, values: &Values) -> Result<Expected, TemplateError> {
         let resolve = |(operator, operands): &(Operator, Vec<Setting<Value>>)| {
             let known = operands.iter().map(|operand| values.setting(operand)).collect::<Result<Vec<Value>, _>>()?;
             // `in: "{{ params.allowed }}"` is a list in one value.
@@ -88,7 +89,7 @@ impl Comparison {
     }
 
     /// As it stands in a plan; values that are not known yet stay expressions.
-    pub(super) fn describe(&self, values: &Values) -> String {
+    pub(in crate::action) fn describe(&self, values: &Values) -> String {
         let shown = |operand: &Setting<Value>| match (values.setting(operand), operand) {
             (Ok(value), _) => show(&value),
             (Err(_), Setting::Template(template)) => template.text.value.clone(),

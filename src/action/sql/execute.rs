@@ -406,7 +406,7 @@ fn counts_rows(kind: &Kind) -> bool {
 
 /// Waits for a statement; when the step is cancelled, asks the server to stop it and
 /// then waits for its answer, which alone tells what became of it.
-async fn cancellable<T>(canceller: &Canceller, cancel: &CancellationToken, work: impl Future<Output = T>) -> T {
+pub(in crate::action) async fn cancellable<T>(canceller: &Canceller, cancel: &CancellationToken, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     tokio::select! {
         biased;

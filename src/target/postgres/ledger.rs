@@ -75,6 +75,11 @@ impl Session {
         }
     }
 
+    /// A condition that holds while the run lock does.
+    pub fn lock_condition(&self) -> Result<String, TargetError> {
+        Ok(self.database.lock_condition())
+    }
+
     /// Records `step` in the open transaction, provided that the run lock is held.
     pub async fn ledger_record(&mut self, step: &str, result: &Value) -> Result<(), TargetError> {
         let condition = self.database.lock_condition();

@@ -36,6 +36,11 @@ impl Session {
         found.map_err(|error| TargetError::Sql(Box::new(failure::sql_error(&error, ""))))
     }
 
+    /// A condition that holds while the run lock does.
+    pub fn lock_condition(&self) -> Result<String, TargetError> {
+        self.database.check_lock_if_taken().map(|()| "1".to_owned())
+    }
+
     /// Records `step` in the open transaction, provided that the run lock is held.
     pub async fn ledger_record(&mut self, step: &str, result: &Value) -> Result<(), TargetError> {
         self.database.check_lock_if_taken()?;

@@ -1,0 +1,156 @@
+//! The end of the step: what must hold of the whole table, and the proof in the ledger.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+
+use super::statements::Spec;
+use super::talk::{Rows, Talk, failed, number};
+use super::worker::Job;
+use super::{Expect, SqlBatch};
+use crate::action::expect::Comparison;
+use crate::outcome::{Aftermath, ErrorKind, Sample, StepError, StepResult};
+use crate::source::{Span, Spanned};
+use crate::target::{TargetError, identifier};
+use crate::text::{count, table::plain_value};
+
+/// Rows shown of what should not be.
+const SHOWN: usize = 20;
+/// How long the backend of a lost COMMIT may take to end.
+const RESOLVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Rows that `where` still finds; `None` where it finds changed ones too.
+pub(super) async fn remaining(talk: &mut Talk, spec: &Spec) -> Result<Option<u64>, StepError> {
+    let Some(condition) = &spec.condition else { return Ok(None) };
+    let sql = format!("SELECT count(*) FROM {} WHERE ({condition}\n)", spec.table);
+    Ok(Some(number(&talk.look(&sql).await.map_err(failed)?)))
+}
+
+/// Judges the end and makes it durable; what the batches did stays either way.
+pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> Result<StepResult, StepError> {
+    let changed = job.books.changed(talk, None).await.map_err(failed)?;
+    let sweeps = job.phase;
+    let late = if sweeps > 0 { changed - job.books.changed(talk, Some(0)).await.map_err(failed)? } else { 0 };
+    let left = remaining(talk, job.spec).await?;
+    let result = StepResult {
+        summary: summary(job, changed, late),
+        value: Some(Value::from(changed)),
+        rows_affected: Some(changed),
+        ..StepResult::default()
+    };
+    if let Some(expect) = &batch.expect {
+        judge(expect, job, talk, changed, left).await.map_err(|error| error.with_result(result.clone()))?;
+    }
+    record(job, talk, result).await
+}
+
+fn summary(job: &Job<'_>, changed: u64, late: u64) -> String {
+    let order = if job.table.physical { "physical order" } else { "key order" };
+    let swept = if late > 0 { format!(", {late} of them late or moved") } else { String::new() };
+    let batches = count(job.batches.load(Ordering::Relaxed), "batch");
+    let batches = batches.replace("batchs", "batches");
+    format!("{} changed{swept} in {batches}, {order}: {}", count(changed, "row"), job.table.reason)
+}
+
+async fn judge(expect: &Expect, job: &Job<'_>, talk: &mut Talk, changed: u64, left: Option<u64>) -> Result<(), StepError> {
+    compare(expect.rows_affected.as_ref(), "rows changed", changed, job)?;
+    if let Some(left) = left
+        && let Err(error) = compare(expect.remaining.as_ref(), "rows that `where` still finds", left, job)
+    {
+        let condition = job.spec.condition.clone().unwrap_or_default();
+        let sql = format!("SELECT * FROM {} WHERE ({condition}\n) LIMIT {SHOWN}", job.spec.table);
+        return Err(shown(error, job, talk, &sql, left).await);
+    }
+    unique(expect, job, talk).await?;
+    not_null(expect, job, talk).await
+}
+
+fn compare(comparison: Option<&Comparison>, what: &str, actual: u64, job: &Job<'_>) -> Result<(), StepError> {
+    let Some(comparison) = comparison else { return Ok(()) };
+    let expected = comparison.resolve(&job.context.values)?;
+    if expected.accepts(&Value::from(actual), "int8").unwrap_or(false) {
+        return Ok(());
+    }
+    Err(unmet(format!("{what}: expected {expected}, found {actual}"), comparison.span, job))
+}
+
+async fn unique(expect: &Expect, job: &Job<'_>, talk: &mut Talk) -> Result<(), StepError> {
+    let [first, ..] = expect.unique.as_slice() else { return Ok(()) };
+    let columns = listed(&expect.unique);
+    let filled: Vec<String> = expect.unique.iter().map(|column| format!("{} IS NOT NULL", identifier(&column.value))).collect();
+    let groups = format!(
+        "SELECT {columns}, count(*) AS rows FROM {} WHERE {} GROUP BY {columns} HAVING count(*) > 1",
+        job.spec.table,
+        filled.join(" AND ")
+    );
+    let found = number(&talk.look(&format!("SELECT count(*) FROM ({groups}) AS groups")).await.map_err(failed)?);
+    if found == 0 {
+        return Ok(());
+    }
+    let error = unmet(format!("({columns}) is not unique: {} occur more than once", count(found, "value")), first.span, job);
+    Err(shown(error, job, talk, &format!("{groups} LIMIT {SHOWN}"), found).await)
+}
+
+async fn not_null(expect: &Expect, job: &Job<'_>, talk: &mut Talk) -> Result<(), StepError> {
+    for column in &expect.not_null {
+        let rows = format!("FROM {} WHERE {} IS NULL", job.spec.table, identifier(&column.value));
+        let found = number(&talk.look(&format!("SELECT count(*) {rows}")).await.map_err(failed)?);
+        if found > 0 {
+            let error = unmet(format!("{} is NULL in {}", column.value, count(found, "row")), column.span, job);
+            return Err(shown(error, job, talk, &format!("SELECT * {rows} LIMIT {SHOWN}"), found).await);
+        }
+    }
+    Ok(())
+}
+
+fn listed(columns: &[Spanned<String>]) -> String {
+    columns.iter().map(|column| identifier(&column.value)).collect::<Vec<_>>().join(", ")
+}
+
+fn unmet(message: String, span: Span, job: &Job<'_>) -> StepError {
+    StepError::new(ErrorKind::Expectation, message)
+        .aftermath(Aftermath::Partial)
+        .at(job.context.sources.location(span))
+        .hint("What the batches have changed is committed; mend the rows, then `runbook resume` sweeps and looks again.")
+}
+
+/// Adds the rows that show it.
+async fn shown(error: StepError, job: &Job<'_>, talk: &mut Talk, sql: &str, total: u64) -> StepError {
+    let _ = job;
+    match talk.look_with_columns(sql).await {
+        Ok((columns, rows)) => StepError { sample: Some(Sample { columns, rows: plain(rows), total }), ..error },
+        Err(_) => error,
+    }
+}
+
+fn plain(rows: Rows) -> Rows {
+    rows.into_iter().map(|row| row.into_iter().map(|value| Value::String(plain_value(&value))).collect()).collect()
+}
+
+/// One transaction forgets the books and records that the step is done.
+async fn record(job: &Job<'_>, talk: &mut Talk, result: StepResult) -> Result<StepResult, StepError> {
+    let stored = serde_json::to_value(result.redacted(&job.context.redactor)).unwrap_or_default();
+    let key = &job.context.ledger_key;
+    let recorded = async {
+        talk.begin(None).await?;
+        job.books.close(talk, job.spec).await?;
+        talk.session.ledger_record(key, &stored).await?;
+        talk.session.commit().await
+    }
+    .await;
+    match recorded {
+        Ok(()) => Ok(result),
+        Err(TargetError::CommitUnknown { pid, .. }) => {
+            let found = job.context.targets.resolve_commit(job.connection, key, pid, RESOLVE_PATIENCE).await.map_err(failed)?;
+            found.map(|_| result).ok_or_else(|| {
+                let mut error = StepError::new(ErrorKind::Connection, "the connection was lost while the step's end was recorded");
+                error.transient = true;
+                error.aftermath(Aftermath::Partial)
+            })
+        }
+        Err(error) => {
+            talk.session.rollback().await;
+            Err(failed(error))
+        }
+    }
+}

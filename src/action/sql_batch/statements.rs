@@ -1,0 +1,300 @@
+//! The statements of a batch, as text: the author's parts with their values in place.
+//!
+//! Values become quoted literals, because every statement of the step is put together
+//! from several texts; nothing here talks to a database.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::table::Table;
+use super::{SqlBatch, is_batch};
+use crate::action::{Description, StepContext};
+use crate::outcome::{ErrorKind, StepError};
+use crate::sql::SqlText;
+use crate::target::{Kind, identifier, text_literal, value_literal};
+use crate::template::Values;
+
+/// What the author wants, with all values known.
+#[derive(Debug, Clone)]
+pub(super) struct Spec {
+    pub kind: Kind,
+    /// Qualified and quoted.
+    pub table: String,
+    /// How the table's columns are qualified in a statement.
+    pub name: String,
+    pub condition: Option<String>,
+    pub worklist: Option<String>,
+    /// Column and expression.
+    pub set: Vec<(String, String)>,
+    pub update: Option<WholeStatement>,
+    /// The column that `where` asks to be NULL and `set` fills.
+    pub convergent: Option<String>,
+    /// Names the step's own tables.
+    pub tag: String,
+}
+
+/// An author's statement around its `{{ batch }}`.
+#[derive(Debug, Clone)]
+pub(super) struct WholeStatement {
+    before: String,
+    after: String,
+}
+
+/// The rows of one batch, without `where`.
+#[derive(Debug, Clone)]
+pub(super) enum Range {
+    /// Behind the first key, which may be missing, up to and with the last one.
+    Keys { behind: Option<Vec<String>>, last: Vec<String> },
+    /// Pages of the table's file, and up to which of the eight shares of their rows.
+    Pages { first: u64, end: u64, share: u8 },
+}
+
+impl Spec {
+    pub(super) fn new(batch: &SqlBatch, context: &StepContext, kind: Kind) -> Result<Self, StepError> {
+        let text = |text: &SqlText| inlined(text, &context.values, kind);
+        let parts: Vec<String> = batch.table.value.split('.').map(identifier).collect();
+        let digest = Sha256::digest(format!("{}/{}", context.run, context.ledger_key));
+        Ok(Self {
+            kind,
+            name: parts.last().cloned().unwrap_or_default(),
+            table: parts.join("."),
+            condition: batch.condition.as_ref().map(text).transpose()?,
+            worklist: batch.worklist.as_ref().map(text).transpose()?,
+            set: batch.set.iter().map(|(column, value)| Ok((identifier(column), text(value)?))).collect::<Result<_, StepError>>()?,
+            update: batch.update.as_ref().map(|update| whole(update, &context.values, kind)).transpose()?,
+            convergent: convergent_column(batch).map(|column| identifier(&column)),
+            tag: digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+
+    /// Tells what the chunks were cut from. What is done to their rows may be edited between
+    /// two processes of a run, which the engine asks a person to accept; the rows may not.
+    pub(super) fn fingerprint(&self, key: &[String]) -> String {
+        let rows = format!("{:?}", (&self.table, key, &self.condition, &self.worklist));
+        Sha256::digest(rows).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The table that keeps the worklist.
+    pub(super) fn worklist_table(&self) -> String {
+        own_table(self.kind, &format!("worklist_{}", self.tag))
+    }
+
+    /// `FROM … WHERE`: all rows that are to be changed.
+    pub(super) fn source(&self, table: &Table) -> String {
+        let from = if self.worklist.is_some() {
+            format!("{} AS worklist JOIN {} ON {}", self.worklist_table(), self.table, self.joined(table))
+        } else {
+            self.table.clone()
+        };
+        format!("FROM {from} WHERE {}", self.wanted().unwrap_or_else(|| "true".into()))
+    }
+
+    /// `FROM … WHERE`: the keys of a range, whatever `where` says of their rows.
+    pub(super) fn keys(&self, table: &Table, range: &Range) -> String {
+        let from = if self.worklist.is_some() { self.worklist_table() } else { self.table.clone() };
+        format!("FROM {from} AS {} WHERE {}", self.name, self.in_range(table, range))
+    }
+
+    /// The change of one batch.
+    pub(super) fn change(&self, table: &Table, range: &Range) -> String {
+        let picked: Vec<String> = std::iter::once(self.in_range(table, range)).chain(self.wanted()).collect();
+        if let Some(whole) = &self.update {
+            return format!("{}({}){}", whole.before, picked.join(" AND "), whole.after);
+        }
+        let set: Vec<String> = self.set.iter().map(|(column, value)| format!("{column} = ({value})")).collect();
+        let (from, joined) = match self.worklist {
+            Some(_) => (format!(" FROM {} AS worklist", self.worklist_table()), Some(self.joined(table))),
+            None => (String::new(), None),
+        };
+        let conditions: Vec<String> = joined.into_iter().chain(picked).chain(self.fills()).collect();
+        format!("UPDATE {} SET {}{from} WHERE {}", self.table, set.join(", "), conditions.join(" AND "))
+    }
+
+    /// A row stays out when it would be as unfinished as before: else it would be changed
+    /// again and again.
+    fn fills(&self) -> Option<String> {
+        let column = self.convergent.as_ref()?;
+        let (_, value) = self.set.iter().find(|(name, _)| name == column)?;
+        Some(format!("({value}) IS NOT NULL"))
+    }
+
+    /// `where`. The worklist may have columns of the same names, so there it sees the table alone.
+    fn wanted(&self) -> Option<String> {
+        let condition = self.condition.as_ref()?;
+        Some(match (&self.worklist, self.kind) {
+            (Some(_), Kind::Postgres) => {
+                format!("EXISTS (SELECT 1 FROM (SELECT {0}.*) AS {0} WHERE ({condition}\n))", self.name)
+            }
+            _ => format!("({condition}\n)"),
+        })
+    }
+
+    fn joined(&self, table: &Table) -> String {
+        let pairs: Vec<String> = table.key.iter().map(|column| format!("worklist.{column} = {}.{column}", self.name)).collect();
+        pairs.join(" AND ")
+    }
+
+    fn in_range(&self, table: &Table, range: &Range) -> String {
+        let key = self.key(table);
+        match range {
+            Range::Keys { behind: Some(behind), last } => {
+                format!("{key} > {} AND {key} <= {}", row(behind), row(last))
+            }
+            Range::Keys { behind: None, last } => format!("{key} <= {}", row(last)),
+            Range::Pages { first, end, share } => {
+                let place = format!("{}.ctid", self.name);
+                format!("{place} >= '({first},0)'::tid AND {place} < '({end},0)'::tid AND (hashtid({place}) & 7) <= {share}")
+            }
+        }
+    }
+
+    /// `(racks.id)`, in the order of the index.
+    pub(super) fn key(&self, table: &Table) -> String {
+        let columns: Vec<String> = table.key.iter().map(|column| format!("{}.{column}", self.name)).collect();
+        if columns.len() == 1 { columns.join("") } else { format!("({})", columns.join(", ")) }
+    }
+
+    /// The key as a list for `ORDER BY`.
+    pub(super) fn key_list(&self, table: &Table) -> String {
+        table.key.iter().map(|column| format!("{}.{column}", self.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The key as one JSON text; keys are compared by the database alone.
+    pub(super) fn key_json(&self, table: &Table) -> String {
+        let texts: Vec<String> = table.key.iter().map(|column| format!("CAST({}.{column} AS text)", self.name)).collect();
+        match self.kind {
+            Kind::Postgres => format!("json_build_array({})::text", texts.join(", ")),
+            Kind::Sqlite => format!("json_array({})", texts.join(", ")),
+        }
+    }
+}
+
+/// `runbook.NAME`, or `runbook_NAME` where there are no schemas.
+pub(super) fn own_table(kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::Postgres => format!("runbook.{name}"),
+        Kind::Sqlite => format!("runbook_{name}"),
+    }
+}
+
+fn row(values: &[String]) -> String {
+    let literals: Vec<String> = values.iter().map(|value| text_literal(value)).collect();
+    if literals.len() == 1 { literals.join("") } else { format!("({})", literals.join(", ")) }
+}
+
+/// A text with its values in place.
+pub(super) fn inlined(text: &SqlText, values: &Values, kind: Kind) -> Result<String, StepError> {
+    first(text)?.inlined(|expression| values.evaluate(expression).map(|value| literal_of(&value, kind)).map_err(StepError::from))
+}
+
+fn whole(text: &SqlText, values: &Values, kind: Kind) -> Result<WholeStatement, StepError> {
+    // No text of an author's holds it: YAML and the lexer refuse control characters.
+    const MARK: &str = "\u{1}batch\u{1}";
+    let text = first(text)?.inlined(|expression| {
+        if is_batch(expression) {
+            return Ok(MARK.to_owned());
+        }
+        values.evaluate(expression).map(|value| literal_of(&value, kind)).map_err(StepError::from)
+    })?;
+    let (before, after) = text.split_once(MARK).ok_or_else(|| StepError::new(ErrorKind::Template, "`{{ batch }}` is missing"))?;
+    Ok(WholeStatement { before: before.to_owned(), after: after.to_owned() })
+}
+
+fn first(text: &SqlText) -> Result<&crate::sql::BoundStatement, StepError> {
+    let statements = text.statements().unwrap_or_default();
+    statements.first().ok_or_else(|| StepError::new(ErrorKind::Sql, "the SQL text cannot be used; `runbook validate` says why"))
+}
+
+fn literal_of(value: &Value, kind: Kind) -> String {
+    match (value, kind) {
+        // SQLite compares by the value's own type.
+        (Value::Number(number), Kind::Sqlite) => number.to_string(),
+        (Value::Bool(value), Kind::Sqlite) => u8::from(*value).to_string(),
+        (Value::Array(_), _) => value_literal(value, true),
+        _ => value_literal(value, false),
+    }
+}
+
+/// The column that `where` asks to be NULL, in the outermost AND, and `set` fills: such a
+/// row is out of `where` once it is changed.
+pub(super) fn convergent_column(batch: &SqlBatch) -> Option<String> {
+    let condition = batch.condition.as_ref()?.written.to_lowercase();
+    let words: Vec<&str> = condition.split_whitespace().collect();
+    let table = batch.table.value.rsplit('.').next().unwrap_or_default().to_lowercase();
+    let mut depth = 0_i32;
+    let mut conjuncts: Vec<Vec<&str>> = vec![Vec::new()];
+    for word in words {
+        match word {
+            "or" | "between" if depth == 0 => return None,
+            "and" if depth == 0 => conjuncts.push(Vec::new()),
+            _ => conjuncts.last_mut()?.push(word),
+        }
+        // Text, comments and quoted names are not followed: then the general order serves.
+        if word.contains(['"', '$']) || word.contains("--") || word.contains("/*") {
+            return None;
+        }
+        depth += word.matches('(').count() as i32 - word.matches(')').count() as i32;
+    }
+    if condition.matches('\'').count() % 2 == 1 {
+        return None;
+    }
+    conjuncts.into_iter().find_map(|conjunct| {
+        let [column, "is", "null"] = conjunct[..] else { return None };
+        let column = column.strip_prefix(&format!("{table}.")).unwrap_or(column);
+        batch.set.keys().find(|name| name.as_str() == column).cloned()
+    })
+}
+
+/// The plan: what will be sent, with places for what only the database knows.
+pub(super) fn describe(batch: &SqlBatch, values: &Values) -> Description {
+    let shown = |text: &SqlText| {
+        let known = |expression: &crate::template::Expression| -> Result<String, ()> {
+            Ok(match values.evaluate(expression) {
+                Ok(value) if !is_batch(expression) => literal_of(&value, Kind::Postgres),
+                _ => format!("{{{{ {} }}}}", expression.text.value.trim()),
+            })
+        };
+        first(text).ok().and_then(|statement| statement.inlined(known).ok()).unwrap_or_default()
+    };
+    let lines = |text: String| text.lines().map(str::trim_end).map(ToOwned::to_owned).collect::<Vec<_>>();
+    let mut details = Vec::new();
+    let condition = batch.condition.as_ref().map(&shown);
+    if let Some(worklist) = &batch.worklist {
+        details.push("the worklist, computed once:".to_owned());
+        details.extend(lines(shown(worklist)).into_iter().map(|line| format!("  {line}")));
+    }
+    match &batch.update {
+        Some(update) => details.extend(lines(shown(update))),
+        None => {
+            let set: Vec<String> = batch.set.iter().map(|(column, value)| format!("{column} = {}", shown(value))).collect();
+            details.extend(lines(format!("UPDATE {} SET {}", batch.table.value, set.join(", "))));
+            details.push(format!(" WHERE {{{{ batch }}}}{}", condition.as_ref().map(|text| format!(" AND {text}")).unwrap_or_default()));
+        }
+    }
+    if batch.update.is_some()
+        && let Some(condition) = &condition
+    {
+        details.push(format!("each batch also asks for {condition}"));
+    }
+    let workers = batch.workers();
+    let duration = batch.target_duration.as_ref().and_then(|setting| values.setting(setting).ok()).unwrap_or(super::pace::TARGET);
+    details.push(format!(
+        "in batches of about {duration}, {}, each a transaction of its own with its place in {}",
+        if workers == 1 { "one at a time".into() } else { format!("{workers} at a time") },
+        own_table(Kind::Postgres, "chunk"),
+    ));
+    if let Some(expect) = &batch.expect {
+        for (comparison, what) in [(&expect.remaining, "remaining"), (&expect.rows_affected, "rows_affected")] {
+            details.extend(comparison.iter().map(|comparison| format!("expects {what} {}", comparison.describe(values))));
+        }
+        let unique =
+            |columns: &[crate::source::Spanned<String>]| columns.iter().map(|column| column.value.as_str()).collect::<Vec<_>>().join(", ");
+        if !expect.unique.is_empty() {
+            details.push(format!("expects ({}) to be unique", unique(&expect.unique)));
+        }
+        if !expect.not_null.is_empty() {
+            details.push(format!("expects {} to be nowhere NULL", unique(&expect.not_null)));
+        }
+    }
+    Description { summary: format!("batches over {}", batch.table.value), details }
+}
