@@ -19,6 +19,7 @@ pub mod notify;
 pub mod pg_dump;
 pub mod playbook;
 pub mod shell;
+pub mod snapshot;
 pub mod sql;
 pub mod sql_batch;
 #[cfg(test)]
@@ -161,6 +162,7 @@ macro_rules! registry {
 registry! {
     "sql" => Sql(sql::Sql),
     "sql_batch" => SqlBatch(sql_batch::SqlBatch),
+    "snapshot" => Snapshot(snapshot::Snapshot),
     "pg_dump" => PgDump(pg_dump::PgDump),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),

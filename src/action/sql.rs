@@ -20,6 +20,7 @@ use crate::sql::{BoundStatement, Kind, SqlText};
 use crate::target;
 use crate::template::{Expression, Place, Setting, Values};
 use crate::units::Duration;
+pub(super) use execute::cancellable;
 
 /// Rows kept of a result where the step says nothing else.
 const SAMPLE: usize = 20;
@@ -316,7 +317,7 @@ fn sent_lines(statement: &BoundStatement, terminated: bool) -> Vec<String> {
 }
 
 /// A bound value, or the step that will give it.
-fn known(expression: &Expression, values: &Values) -> String {
+pub(super) fn known(expression: &Expression, values: &Values) -> String {
     let source = &expression.text.value;
     if let Ok(value) = values.evaluate(expression) {
         return format!("{value}  ({source})");

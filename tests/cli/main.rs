@@ -31,6 +31,7 @@ mod scheduler;
 mod secrets;
 mod show;
 mod smoke;
+mod snapshot;
 mod stock_audit;
 mod structure;
 mod terminal;

@@ -123,6 +123,7 @@ impl<'a> Checker<'a, '_> {
             }
         }
         self.included(step);
+        self.compared(step);
         self.connections(step, &inspection);
         self.channels(&inspection);
         self.diagnostics.append(&mut inspection.diagnostics);
@@ -139,6 +140,27 @@ impl<'a> Checker<'a, '_> {
                 .help("the parameters of an included playbook decide what is planned; they may read `params` and `connections`");
             self.diagnostics.push(problem);
         }
+    }
+
+    /// A snapshot is compared with another one, of the same rows.
+    fn compared(&mut self, step: &Step) {
+        let Action::Snapshot(snapshot) = &step.action.value else { return };
+        let Some(named) = snapshot.compared_with() else { return };
+        let Some(Some(position)) = self.names.steps.get(named.value) else { return };
+        let earlier = &position.part.steps(self.playbook)[position.index];
+        let problem = match &earlier.action.value {
+            _ if std::ptr::eq(earlier, step) => return,
+            Action::Snapshot(_) if earlier.settings.for_each.is_some() => "has an instance per item, and so no snapshot of its own",
+            Action::Snapshot(earlier) => {
+                self.diagnostics.extend(snapshot.differs_from(earlier, named.value));
+                return;
+            }
+            _ => "takes no snapshot",
+        };
+        let problem = Diagnostic::error("no-snapshot", named.span, format!("`{}` {problem}", named.value))
+            .related(earlier.settings.id.span, format!("`{}` is here", named.value))
+            .help("name a step with the action `snapshot`");
+        self.diagnostics.push(problem);
     }
 
     fn connections(&mut self, step: &Step, inspection: &Inspection<'_>) {
