@@ -13,6 +13,7 @@ mod batch;
 mod children;
 mod commit;
 mod crash;
+mod deploy_with_counts;
 mod durability;
 mod editor;
 mod environment;
