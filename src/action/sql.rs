@@ -7,8 +7,6 @@
 mod execute;
 mod validate;
 
-pub(super) use execute::cancellable;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 
