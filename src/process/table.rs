@@ -43,7 +43,8 @@ fn parse(process: Pid, stat: &str) -> Option<Running> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let runs = !matches!(fields.next()?, "Z" | "X");
     let _parent = fields.next()?;
-    let mut id = || fields.next()?.parse().ok().map(Pid::from_raw);
+    // A process that is just ending has -1 for both.
+    let mut id = || fields.next()?.parse::<u32>().ok().map(|id| Pid::from_raw(id.cast_signed()));
     let (group, session) = (id()?, id()?);
     runs.then_some(Running { process, group, session })
 }
@@ -57,6 +58,7 @@ mod tests {
         let ids = |stat: &str| parse(Pid::INIT, stat).map(|found| (Pid::as_raw(found.group), Pid::as_raw(found.session)));
         assert_eq!(ids("7 (a) Z (b) S 1 40 30 0 -1"), Some((40, 30)));
         assert_eq!(ids("7 (a) S (b) Z 1 40 30 0 -1"), None);
+        assert_eq!(ids("7 (a) R 1 -1 -1 0 -1"), None, "it is just ending");
         assert_eq!(ids("7 (a) S 1 40 0 0 -1"), Some((40, 0)), "a session from outside is no reason to overlook a process");
     }
 }
