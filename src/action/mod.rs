@@ -9,6 +9,7 @@ mod backup_file;
 pub mod check;
 pub mod confirm;
 mod context;
+mod effect;
 mod exchange;
 pub mod expect;
 pub mod http;

@@ -18,7 +18,6 @@ use crate::sql::{BoundStatement, Kind, SqlText};
 use crate::target;
 use crate::template::{Expression, Place, Setting, Values};
 use crate::units::Duration;
-pub(super) use execute::cancellable;
 
 /// Rows kept of a result where the step says nothing else.
 const SAMPLE: usize = 20;

@@ -7,7 +7,7 @@ use super::compare::TableState;
 use super::condition::Condition;
 use super::{Snapshot, TableName};
 use crate::action::StepContext;
-use crate::action::sql::cancellable;
+use crate::action::effect::cancellable;
 use crate::diagnostic::did_you_mean;
 use crate::outcome::{Aftermath, Column, ErrorKind, StepError};
 use crate::source::Spanned;

@@ -1,28 +1,20 @@
 //! Running the statements: transactions, the ledger, cancellation, and where in the
 //! author's text an error belongs.
 
-use std::time::Duration;
-
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::{Sql, Transaction};
 use crate::action::StepContext;
+use crate::action::effect::{Effect, cancellable, cancelled, show};
 use crate::action::expect::{Expectations, Observed, Prepared, RowWatch};
 use crate::outcome::{Aftermath, Column, ErrorKind, StepError, StepResult};
 use crate::source::Span;
 use crate::sql::{BoundStatement, Kind, SqlText};
-use crate::target::{Access, Canceller, Executed, LedgerMode, Notice, RowSink, Session, SessionSettings, Statement, TargetError};
+use crate::target::{Access, Executed, LedgerMode, RowSink, Session, SessionSettings, Statement, TargetError};
 use crate::text::table::plain_value;
 use crate::text::{count, cut};
 use crate::yaml::span_within;
-
-/// How often a cancel request is repeated: one that comes just before a statement
-/// begins has no effect.
-const CANCEL_AGAIN: Duration = Duration::from_secs(1);
-/// How long the backend of a lost COMMIT may take to end.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(sql: &Sql, context: &StepContext) -> Result<StepResult, StepError> {
     let connection = context.connection(sql.fields.connection.as_ref().map(|name| name.value.as_str()))?;
@@ -36,18 +28,11 @@ pub(super) async fn run(sql: &Sql, context: &StepContext) -> Result<StepResult, 
         prepared,
         ledger: sql.keeps_ledger() && sql.throws().is_none() && context.targets.ledger_mode(connection)? == LedgerMode::Target,
     };
-    let mut session = work.connect(&settings(sql, context)?).await?;
+    let mut session = work.effect().connect(&settings(sql, context)?).await?;
     let (sender, notices) = unbounded_channel();
     session.forward_notices(sender);
     let (outcome, ()) = tokio::join!(work.run(session), show(notices, context));
     outcome
-}
-
-/// NOTICEs become output as they come, until the session is given back.
-async fn show(mut notices: UnboundedReceiver<Notice>, context: &StepContext) {
-    while let Some(notice) = notices.recv().await {
-        context.output.note(&notice.to_string());
-    }
 }
 
 /// All values, before anything runs: a missing one must not be noticed halfway.
@@ -87,12 +72,8 @@ struct Progress<'a> {
 }
 
 impl<'a> Work<'a> {
-    async fn connect(&self, settings: &SessionSettings) -> Result<Session, StepError> {
-        tokio::select! {
-            biased;
-            () = self.context.cancel.cancelled() => Err(cancelled()),
-            session = self.context.targets.session(self.connection, &self.context.step, settings) => Ok(session?),
-        }
+    fn effect(&self) -> Effect<'a> {
+        Effect { context: self.context, connection: self.connection, ledger: self.ledger }
     }
 
     async fn run(&self, mut session: Session) -> Result<StepResult, StepError> {
@@ -123,11 +104,8 @@ impl<'a> Work<'a> {
 
     /// Writes everything or nothing, together with its proof.
     async fn in_transaction(&self, session: &mut Session) -> Result<StepResult, StepError> {
-        if self.ledger {
-            session.ensure_ledger().await?;
-            if let Some(result) = self.earlier_result(session).await? {
-                return Ok(result);
-            }
+        if let Some(result) = self.effect().earlier(session).await? {
+            return Ok(result);
         }
         session.begin(Access::ReadWrite, self.sql.isolation()).await?;
         let mut progress = self.nothing_yet();
@@ -139,66 +117,14 @@ impl<'a> Work<'a> {
                 return other;
             }
         };
-        if let Err(error) = self.record(session, &result).await {
+        if let Err(error) = self.effect().record(session, &result).await {
             session.rollback().await;
             return Err(error.into());
         }
         match session.commit().await {
             Ok(()) => Ok(result),
-            Err(TargetError::CommitUnknown { pid, .. }) if self.ledger => self.resolve(pid, result).await,
+            Err(TargetError::CommitUnknown { pid, .. }) if self.ledger => self.effect().resolve(pid, result).await,
             Err(error) => Err(self.placed(error, self.statements.len().saturating_sub(1))),
-        }
-    }
-
-    /// What an earlier attempt whose end is not known has already committed.
-    async fn earlier_result(&self, session: &mut Session) -> Result<Option<StepResult>, StepError> {
-        if !self.context.uncertain && self.context.attempt <= 1 {
-            return Ok(None);
-        }
-        let found = session.ledger_find(&self.context.ledger_key).await?;
-        Ok(found.map(|stored| {
-            let mut result: StepResult = serde_json::from_value(stored).unwrap_or_default();
-            result.summary = if result.summary.is_empty() {
-                "committed by an earlier attempt".into()
-            } else {
-                format!("{} (committed by an earlier attempt)", result.summary)
-            };
-            result
-        }))
-    }
-
-    async fn record(&self, session: &mut Session, result: &StepResult) -> Result<(), TargetError> {
-        if !self.ledger {
-            return Ok(());
-        }
-        let stored = serde_json::to_value(result.redacted(&self.context.redactor)).unwrap_or_default();
-        session.ledger_record(&self.context.ledger_key, &stored).await
-    }
-
-    /// The connection broke in COMMIT: the ledger knows how that ended.
-    async fn resolve(&self, pid: i32, result: StepResult) -> Result<StepResult, StepError> {
-        self.context.output.note("the connection was lost during COMMIT; asking the ledger how it ended");
-        let asked = self.context.targets.resolve_commit(self.connection, &self.context.ledger_key, pid, RESOLVE_PATIENCE);
-        let found = tokio::select! {
-            biased;
-            found = asked => found.map_err(StepError::from),
-            () = self.context.cancel.cancelled() => Err(cancelled()),
-        };
-        match found {
-            Ok(Some(_)) => Ok(result),
-            Ok(None) => {
-                let mut error = StepError::new(
-                    ErrorKind::Connection,
-                    "the connection was lost during COMMIT, and the ledger shows that it was rolled back",
-                );
-                error.transient = true;
-                Err(error)
-            }
-            Err(error) => {
-                Err(StepError::new(ErrorKind::Connection, "the connection was lost during COMMIT, and how it ended could not be found out")
-                    .fact("because", error.message)
-                    .aftermath(Aftermath::Unknown))
-            }
         }
     }
 
@@ -402,31 +328,4 @@ fn row_in_words(result: &StepResult) -> String {
 /// Whether the server's count is one of rows written.
 fn counts_rows(kind: &Kind) -> bool {
     matches!(kind, Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge | Kind::Copy | Kind::CreateTable)
-}
-
-/// Waits for a statement; when the step is cancelled, asks the server to stop it and
-/// then waits for its answer, which alone tells what became of it.
-pub(in crate::action) async fn cancellable<T>(canceller: &Canceller, cancel: &CancellationToken, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    tokio::select! {
-        biased;
-        answer = &mut work => return answer,
-        () = cancel.cancelled() => {}
-    }
-    loop {
-        let request = async {
-            // A request that fails is made again.
-            let _ = canceller.cancel().await;
-            tokio::time::sleep(CANCEL_AGAIN).await;
-        };
-        tokio::select! {
-            biased;
-            answer = &mut work => return answer,
-            () = request => {}
-        }
-    }
-}
-
-fn cancelled() -> StepError {
-    StepError::new(ErrorKind::Cancelled, "stopped before the next statement")
 }

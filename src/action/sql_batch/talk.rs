@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::StepContext;
-use crate::action::sql::cancellable;
+use crate::action::effect::cancellable;
 use crate::outcome::{Aftermath, Column, ErrorKind, StepError};
 use crate::target::{Access, Isolation, Session, SessionSettings, Statement, TargetError};
 
