@@ -21,13 +21,15 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
 pub use error::{Blocker, SqlError, TargetError};
 pub use identity::{Identity, Kind, Mismatch, Stamp};
 pub use literal::{bound as value_literal, identifier, literal as text_literal};
 pub use notice::{Notice, notice_layer};
-pub use spec::{Access, ConnectionSpec, Executed, Expect, Isolation, LedgerMode, Role, RowSink, SessionSettings, Statement, Variables};
+pub use spec::{
+    Access, ConnectionSpec, CopyChunk, Executed, Expect, Isolation, LedgerMode, Role, RowSink, SessionSettings, Statement, Variables,
+};
 
 /// The connections of one run. Opens lazily and keeps idle sessions for reuse.
 /// Cheap to clone.
@@ -169,6 +171,14 @@ impl Targets {
         Ok(match self.database(connection)? {
             Database::Postgres(database) => database.spec().ledger,
             Database::Sqlite(database) => database.spec().ledger,
+        })
+    }
+
+    /// The environment a connection must be stamped with; such a target is protected.
+    pub fn environment(&self, connection: &str) -> Result<Option<&str>, TargetError> {
+        Ok(match self.database(connection)? {
+            Database::Postgres(database) => database.spec().environment.as_deref(),
+            Database::Sqlite(database) => database.spec().environment.as_deref(),
         })
     }
 
@@ -338,6 +348,12 @@ impl Session {
     /// transaction the statement commits by itself.
     pub async fn execute(&mut self, statement: &Statement<'_>, rows: RowSink<'_>) -> Result<Executed, TargetError> {
         either!(&mut self.0, session => Box::pin(session.execute(statement, rows)).await)
+    }
+
+    /// Streams rows into a table by `COPY … FROM STDIN`, which PostgreSQL has; `None`: their
+    /// source stopped without [`CopyChunk::End`], and none was kept.
+    pub async fn copy(&mut self, statement: &str, chunks: &mut Receiver<CopyChunk>) -> Result<Option<u64>, TargetError> {
+        either!(&mut self.0, session => Box::pin(session.copy(statement, chunks)).await)
     }
 
     /// Commits. A connection lost here gives [`TargetError::CommitUnknown`].

@@ -148,6 +148,15 @@ impl<'a> Statement<'a> {
     }
 }
 
+/// A piece of what a `COPY … FROM STDIN` is given.
+#[derive(Debug)]
+pub enum CopyChunk {
+    /// Rows, or parts of rows.
+    Data(Vec<u8>),
+    /// That was all. A stream that ends without it is not kept.
+    End,
+}
+
 /// Receives every row as it arrives; what is kept is the caller's business.
 pub type RowSink<'a> = &'a mut (dyn FnMut(&[Column], Vec<Value>) + Send);
 

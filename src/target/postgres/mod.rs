@@ -7,6 +7,7 @@ mod answer;
 mod command;
 mod connect;
 mod control;
+mod copy;
 mod decode;
 mod failure;
 mod ledger;

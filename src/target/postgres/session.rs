@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
 use tokio::time::sleep;
 
 use super::answer::{answer, described};
 use super::command::{self, Command};
 use super::connect::{code, text_rows, words};
-use super::{Database, Wire, failure, guarded, settings_sql};
+use super::{Database, Wire, copy, failure, guarded, settings_sql};
 use crate::target::error::{SqlError, TargetError};
 use crate::target::identity::Identity;
 use crate::target::literal::literal;
 use crate::target::notice::{self, Notice};
-use crate::target::spec::{Access, Executed, Isolation, RowSink, SessionSettings, Statement};
+use crate::target::spec::{Access, CopyChunk, Executed, Isolation, RowSink, SessionSettings, Statement};
 use crate::target::{Cancel, application_name};
 
 /// A working connection in the hands of one step.
@@ -192,6 +192,24 @@ impl Session {
         }
         self.add_columns(statement, &mut executed).await?;
         Ok(executed)
+    }
+
+    /// Streams rows into a table; `None`: their source failed, and none was kept.
+    pub async fn copy(&mut self, statement: &str, chunks: &mut Receiver<CopyChunk>) -> Result<Option<u64>, TargetError> {
+        self.refuse_if_cancelled()?;
+        let stands_alone = self.transaction.is_none();
+        let Some(wire) = self.wire.as_mut() else { return Err(self.failed(&closed(), None, false)) };
+        self.canceller.running.store(true, Ordering::SeqCst);
+        let answer = notice::forwarded(self.notices.clone(), copy::stream(&mut wire.connection, statement, chunks)).await;
+        self.canceller.running.store(false, Ordering::SeqCst);
+        match answer {
+            Ok(None) => {
+                self.transaction.iter_mut().for_each(|transaction| transaction.failed = true);
+                Ok(None)
+            }
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(self.failed(&error, None, stands_alone)),
+        }
     }
 
     /// Commits; only the ledger knows the outcome of a commit whose answer is lost.

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use serde_json::{Number, Value};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Column as _, Decode, Either, Executor, Row, SqlSafeStr, Sqlite, TypeInfo, ValueRef};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
 use super::{Database, failure, say};
 use crate::outcome::Column;
@@ -16,7 +16,7 @@ use crate::target::Cancel;
 use crate::target::error::{SqlError, TargetError};
 use crate::target::identity::Identity;
 use crate::target::notice::Notice;
-use crate::target::spec::{Access, Executed, Isolation, RowSink, Statement};
+use crate::target::spec::{Access, CopyChunk, Executed, Isolation, RowSink, Statement};
 
 /// A connection in the hands of one step.
 #[derive(Debug)]
@@ -145,6 +145,12 @@ impl Session {
             refused.in_transaction = self.in_transaction;
             TargetError::Sql(Box::new(refused))
         })
+    }
+
+    /// SQLite has no COPY.
+    pub async fn copy(&mut self, statement: &str, _: &mut Receiver<CopyChunk>) -> Result<Option<u64>, TargetError> {
+        let message = format!("SQLite has no such statement: {statement}");
+        Err(TargetError::Sql(Box::new(SqlError { code: "SQLITE_ERROR".to_owned(), message, ..SqlError::default() })))
     }
 
     /// Commits.
