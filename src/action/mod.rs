@@ -13,6 +13,7 @@ mod effect;
 mod exchange;
 pub mod expect;
 pub mod http;
+pub mod import;
 mod inspection;
 mod json_template;
 pub mod manual;
@@ -164,6 +165,7 @@ registry! {
     "sql" => Sql(sql::Sql),
     "sql_batch" => SqlBatch(sql_batch::SqlBatch),
     "snapshot" => Snapshot(snapshot::Snapshot),
+    "import" => Import(import::Import),
     "pg_dump" => PgDump(pg_dump::PgDump),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),

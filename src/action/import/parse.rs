@@ -1,0 +1,189 @@
+//! Reading and judging a file on a thread of its own, while the database takes the rows.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::check::{Checker, Problem, RowFormat, Rule};
+use super::records::{Layout, ReadError, Record, Records};
+use super::rejects::Rejects;
+use crate::secret::Redactor;
+use crate::target::CopyChunk;
+
+/// What goes to the database at once.
+const CHUNK: usize = 256 << 10;
+/// How many chunks may wait for it.
+const CHUNKS_AHEAD: usize = 8;
+/// Progress is noted, and a cancellation noticed, once in so many records.
+const LOOK: u64 = 1024;
+
+/// What is to be read, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) file: PathBuf,
+    pub(super) layout: Layout,
+    pub(super) rules: Vec<Rule>,
+    pub(super) null: Option<String>,
+    pub(super) rows: RowFormat,
+    pub(super) rejects: Option<PathBuf>,
+    pub(super) redactor: Redactor,
+}
+
+/// How far the reading is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) size: AtomicU64,
+    pub(super) bytes: Arc<AtomicU64>,
+    pub(super) accepted: AtomicU64,
+    pub(super) rejected: AtomicU64,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) accepted: u64,
+    /// Rejected records; one that swallowed others counts for each of its lines.
+    pub(super) rejected: u64,
+    pub(super) rejects: Rejects,
+    pub(super) present: Vec<u64>,
+    pub(super) formulas: Vec<u64>,
+    pub(super) unused: Vec<String>,
+    pub(super) size: u64,
+}
+
+/// Why a file was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ParseError {
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("cannot write the file of rejected records: {0}")]
+    Rejects(io::Error),
+    #[error("the file was changed while it was read")]
+    Changed,
+    /// Nobody takes the rows any more.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// A reading that is under way.
+pub(super) struct Parsing {
+    pub(super) chunks: Receiver<CopyChunk>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) handle: JoinHandle<Result<Parsed, ParseError>>,
+}
+
+/// Begins to read.
+pub(super) fn start(job: Job, cancel: CancellationToken) -> Parsing {
+    let (sender, chunks) = channel(CHUNKS_AHEAD);
+    let progress = Arc::new(Progress::default());
+    let seen = progress.clone();
+    let handle = tokio::task::spawn_blocking(move || parse(job, &sender, &seen, &cancel));
+    Parsing { chunks, progress, handle }
+}
+
+fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &CancellationToken) -> Result<Parsed, ParseError> {
+    let (file, before) = open(&job.file)?;
+    progress.size.store(before.0, Ordering::Relaxed);
+    let mut records = Records::open(file, job.layout, progress.bytes.clone())?;
+    let mut rejects = Rejects::new(job.rejects.as_deref(), job.redactor).map_err(ParseError::Rejects)?;
+    let mut checker = Checker::new(job.rules, job.null, job.rows);
+    let (mut record, mut rows, mut problems) = (Record::default(), Vec::with_capacity(CHUNK * 2), Vec::new());
+    let (mut accepted, mut rejected) = (0_u64, 0_u64);
+    while records.next(&mut record)? {
+        checker.check(&record, &mut rows, &mut problems);
+        if problems.is_empty() {
+            accepted += 1;
+        } else {
+            rejected += if record.broken.is_some() { record.lines } else { 1 };
+            rejects.add(&record, &problems).map_err(ParseError::Rejects)?;
+            problems.clear();
+        }
+        if rows.len() >= CHUNK {
+            send(sender, &mut rows, job.rows)?;
+        }
+        if (accepted + rejected).is_multiple_of(LOOK) {
+            progress.accepted.store(accepted, Ordering::Relaxed);
+            progress.rejected.store(rejected, Ordering::Relaxed);
+            if cancel.is_cancelled() {
+                return Err(ParseError::Stopped);
+            }
+        }
+    }
+    if state(&File::open(&job.file)?)? != before {
+        return Err(ParseError::Changed);
+    }
+    if !rows.is_empty() {
+        send(sender, &mut rows, job.rows)?;
+    }
+    sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)?;
+    let Checker { present, formulas, .. } = checker;
+    Ok(Parsed { accepted, rejected, rejects, present, formulas, unused: records.unused, size: before.0 })
+}
+
+fn send(sender: &Sender<CopyChunk>, rows: &mut Vec<u8>, format: RowFormat) -> Result<(), ParseError> {
+    if format == RowFormat::Json {
+        rows.push(b']');
+    }
+    // A row of a long record makes it larger than usual once; it is not kept that large.
+    let full = std::mem::replace(rows, Vec::with_capacity(CHUNK * 2));
+    sender.blocking_send(CopyChunk::Data(full)).map_err(|_| ParseError::Stopped)
+}
+
+/// Size and time of a file, by which a change is noticed.
+type State = (u64, Option<SystemTime>);
+
+fn state(file: &File) -> io::Result<State> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+fn open(path: &PathBuf) -> Result<(File, State), ParseError> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(ParseError::Io(io::Error::other("it is not a regular file")));
+    }
+    let state = state(&file)?;
+    Ok((file, state))
+}
+
+/// A record that the database finds fault with.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) line: u64,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Reads the file again for the text of records that the database has found fault with.
+pub(super) struct Again {
+    records: Records<File>,
+    record: Record,
+}
+
+impl Again {
+    pub(super) fn open(job: &Job) -> Result<Self, ParseError> {
+        let records = Records::open(open(&job.file)?.0, job.layout.clone(), Arc::default())?;
+        Ok(Self { records, record: Record::default() })
+    }
+
+    /// Rejects these, which come in the order of their lines.
+    pub(super) fn reject(&mut self, found: &[Found], rejects: &mut Rejects) -> Result<(), ParseError> {
+        for one in found {
+            while self.record.line < one.line {
+                if !self.records.next(&mut self.record)? {
+                    return Err(ParseError::Changed);
+                }
+            }
+            rejects.add(&self.record, &one.problems).map_err(ParseError::Rejects)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Imports as they are written, and how hostile files are read.
