@@ -229,8 +229,9 @@ impl Dispatcher<'_> {
 
     /// Answers recorded, and those about to be.
     fn answers(&self, step: &str) -> Vec<Answer> {
-        let recorded = self.state.progress(step).map(|progress| progress.answers.clone()).unwrap_or_default();
-        recorded.into_iter().chain(self.pending_answers(step)).collect()
+        let (asked_anew, pending) = self.pending_answers(step);
+        let recorded = self.state.progress(step).filter(|_| !asked_anew).map(|progress| progress.answers.clone());
+        recorded.unwrap_or_default().into_iter().chain(pending).collect()
     }
 
     /// Puts the next question, after everything that happened before it was shown.

@@ -55,13 +55,15 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
-    /// Answers taken down and not written yet.
-    pub(super) fn pending_answers(&self, id: &str) -> Vec<crate::action::Answer> {
-        let answers = self.pending.iter().filter_map(|kind| match kind {
+    /// Answers taken down and not written yet, and whether the question itself is such,
+    /// so that what was written before answers another one.
+    pub(super) fn pending_answers(&self, id: &str) -> (bool, Vec<crate::action::Answer>) {
+        let asked = self.pending.iter().rposition(|kind| matches!(kind, EventKind::GateWaiting { step, .. } if step == id));
+        let answers = self.pending.iter().skip(asked.unwrap_or(0)).filter_map(|kind| match kind {
             EventKind::GateAnswered { step, answer, .. } if step == id => Some(answer.clone()),
             _ => None,
         });
-        answers.collect()
+        (asked.is_some(), answers.collect())
     }
 
     pub(super) fn announce(&mut self, events: &[Event]) {
