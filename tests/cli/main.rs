@@ -18,6 +18,7 @@ mod durability;
 mod editor;
 mod environment;
 mod every_action;
+mod import;
 mod interrupts;
 mod locks;
 mod postgres;

@@ -20,7 +20,7 @@ use crate::target::CopyChunk;
 /// What goes to the database at once.
 const CHUNK: usize = 256 << 10;
 /// How many chunks may wait for it.
-const CHUNKS_AHEAD: usize = 8;
+const CHUNKS_AHEAD: usize = 2;
 /// Progress is noted, and a cancellation noticed, once in so many records.
 const LOOK: u64 = 1024;
 

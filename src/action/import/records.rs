@@ -15,8 +15,9 @@ use encoding_rs::{Decoder, Encoding, UTF_8};
 use super::fields::Format;
 use super::json;
 
-/// A longer record is rejected.
-pub(super) const LONGEST_RECORD: usize = 8 << 20;
+/// A longer record is rejected: several copies of one are on their way to the database at
+/// once, and all of them together must stay small.
+pub(super) const LONGEST_RECORD: usize = 4 << 20;
 /// PostgreSQL's tables have at most 1600 columns.
 const MOST_FIELDS: usize = 4096;
 /// How much of a record is kept to be shown.
