@@ -95,6 +95,9 @@ pub struct Import {
     /// Columns that make a row unique; they need a unique index. Needed for `update`.
     #[serde(default)]
     key: Vec<Spanned<String>>,
+    /// Only read and check the file and judge its rejects; load nothing and ask nobody. Default: false.
+    #[serde(default)]
+    check_only: bool,
     /// A text column of the table that gets the run's id.
     #[serde(default)]
     run_column: Option<Spanned<String>>,
@@ -115,11 +118,11 @@ fn yes() -> bool {
 
 impl Perform for Import {
     fn class(&self) -> Class {
-        Class::Change
+        if self.check_only { Class::Read } else { Class::Change }
     }
 
     fn recovery(&self) -> Recovery {
-        Recovery::Ledger
+        if self.check_only { Recovery::Repeat } else { Recovery::Ledger }
     }
 
     fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>) {
@@ -142,11 +145,19 @@ impl Perform for Import {
         if let Some(file) = &limits.file {
             details.push(format!("rejected records go to {}", shown(file, values)));
         }
-        details.push(self.statements(Kind::Postgres, "{{ run.id }}", "").insert());
-        if self.run_column.is_none() {
-            details.push("each row's primary key is noted in runbook.imported".into());
+        let verb = if self.check_only { "check" } else { "import" };
+        if self.check_only {
+            details.push("nothing is loaded".into());
+        } else {
+            details.push(self.statements(Kind::Postgres, "{{ run.id }}", "").insert());
+            if self.run_column.is_none() {
+                details.push("each row's primary key is noted in runbook.imported".into());
+            }
         }
-        Description { summary: format!("import {} into {}", shown(&self.file, values), self.table.value), details }
+        Description {
+            summary: format!("{verb} {} {} {}", shown(&self.file, values), if self.check_only { "for" } else { "into" }, self.table.value),
+            details,
+        }
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

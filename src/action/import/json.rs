@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::records::Record;
 
 /// Unused keys that are remembered by name.
-const NAMED: usize = 20;
+pub(super) const NAMED: usize = 20;
 
 /// Finds the wanted keys in the line in `buffer`, and puts their values in its place.
 pub(super) fn take_apart(record: &mut Record, wanted: &[String], unused: &mut Vec<String>) -> Result<(), String> {

@@ -29,7 +29,7 @@ const SHOWN: usize = 20;
 
 pub(super) async fn run(import: &Import, context: &StepContext) -> Result<StepResult, StepError> {
     let connection = context.connection(import.connection.as_ref().map(|name| name.value.as_str()))?;
-    let ledger = context.targets.ledger_mode(connection)? == LedgerMode::Target;
+    let ledger = !import.check_only && context.targets.ledger_mode(connection)? == LedgerMode::Target;
     let effect = Effect { context, connection, ledger };
     let mut session = effect.connect(&import.session(context)?).await?;
     let (sender, notices) = unbounded_channel();
@@ -40,7 +40,9 @@ pub(super) async fn run(import: &Import, context: &StepContext) -> Result<StepRe
             return Ok(result);
         }
         let mut load = Load::prepare(import, effect, &mut session).await?;
-        load.run(&mut session).await
+        let outcome = load.run(&mut session).await;
+        load.forget_staged(&mut session).await;
+        outcome
     };
     let (outcome, ()) = tokio::join!(work, show(notices, context));
     outcome
@@ -83,6 +85,7 @@ impl<'a> Load<'a> {
         let mut statements = import.statements(kind, &context.run, &context.ledger_key);
         match &statements.run_column {
             Some(column) => table.must_have(column)?,
+            None if import.check_only => {}
             None => statements.noted_by = noted_by(&statements, &table, effect.ledger)?,
         }
         if statements.key.is_empty() && kind == Kind::Postgres && contains_all(&statements.columns, &table.primary_key) {
@@ -110,6 +113,9 @@ impl<'a> Load<'a> {
         let mut findings = self.findings(&staged);
         self.complete_enough(&staged)?;
         findings.extend(self.gate(&staged).await?);
+        if self.import.check_only {
+            return Ok(StepResult { rows_affected: None, value: None, findings, ..self.result(&staged, &Written::default()) });
+        }
         self.write(session, &staged, findings).await
     }
 
@@ -332,7 +338,9 @@ impl<'a> Load<'a> {
         }
         let finding =
             format!("{said}, more than {}{}", limits.warn_ratio, file.as_ref().map_or_else(String::new, |file| format!("; see {file}")));
-        let Some(environment) = context.targets.environment(self.effect.connection)? else { return Ok(Some(finding)) };
+        // Who only looks is not asked: the step that loads the file will ask.
+        let protected = context.targets.environment(self.effect.connection)?.filter(|_| !self.import.check_only);
+        let Some(environment) = protected else { return Ok(Some(finding)) };
         let mut facts = vec![
             ("file".to_owned(), format!("{}, {}", self.job.file.display(), ByteSize(staged.parsed.size))),
             ("environment".to_owned(), environment.to_owned()),
@@ -379,12 +387,13 @@ impl<'a> Load<'a> {
     }
 
     async fn create_imported(&self, session: &mut Session) -> Result<(), StepError> {
-        if !self.statements.noted_by.is_empty() {
-            for statement in self.statements.create_imported() {
-                let created = self.execute(session, statement).await;
-                // Another run creating it at the same moment is as good.
-                created.or_else(|error| if matches!(error.code.as_deref(), Some("23505" | "42P07")) { Ok(0) } else { Err(error) })?;
-            }
+        if self.statements.noted_by.is_empty() || !query(session, self.statements.find_imported(), &[]).await?.is_empty() {
+            return Ok(());
+        }
+        for statement in self.statements.create_imported() {
+            let created = self.execute(session, statement).await;
+            // Another run creating it at the same moment is as good.
+            created.or_else(|error| if matches!(error.code.as_deref(), Some("23505" | "42P07")) { Ok(0) } else { Err(error) })?;
         }
         Ok(())
     }
@@ -445,7 +454,9 @@ impl<'a> Load<'a> {
         let records = staged.rows + staged.parsed.rejected;
         let names = self.import.columns.keys().map(|name| name.value.clone());
         let shares = names.zip(staged.parsed.present.iter().map(|present| json!(share(*present, staged.rows))));
-        let mut parts = vec![format!("{} imported", count(written.inserted, "row"))];
+        let verb = if self.import.check_only { "checked, nothing loaded" } else { "imported" };
+        let rows = if self.import.check_only { staged.rows } else { written.inserted };
+        let mut parts = vec![format!("{} {verb}", count(rows, "row"))];
         if written.updated > 0 {
             parts.push(format!("{} updated", written.updated));
         }
@@ -473,6 +484,14 @@ impl<'a> Load<'a> {
                 "completeness": shares.collect::<serde_json::Map<String, Value>>(),
             })),
             ..StepResult::default()
+        }
+    }
+
+    /// A PostgreSQL session is used again, and what was staged may be large. One that can't
+    /// do this any more is closed, and its temporary tables with it.
+    async fn forget_staged(&self, session: &mut Session) {
+        if self.statements.kind == Kind::Postgres {
+            let _ = session.execute(&Statement::query("DISCARD TEMP"), &mut |_, _| {}).await;
         }
     }
 

@@ -97,8 +97,9 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
     let mut rejects = Rejects::new(job.rejects.as_deref(), job.redactor).map_err(ParseError::Rejects)?;
     let mut checker = Checker::new(job.rules, job.null, job.rows);
     let (mut record, mut rows, mut problems) = (Record::default(), Vec::with_capacity(CHUNK * 2), Vec::new());
-    let (mut accepted, mut rejected) = (0_u64, 0_u64);
+    let (mut accepted, mut rejected, mut seen) = (0_u64, 0_u64, 0_u64);
     while records.next(&mut record)? {
+        seen += 1;
         checker.check(&record, &mut rows, &mut problems);
         if problems.is_empty() {
             accepted += 1;
@@ -110,7 +111,7 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
         if rows.len() >= CHUNK {
             send(sender, &mut rows, job.rows)?;
         }
-        if (accepted + rejected).is_multiple_of(LOOK) {
+        if seen.is_multiple_of(LOOK) {
             progress.accepted.store(accepted, Ordering::Relaxed);
             progress.rejected.store(rejected, Ordering::Relaxed);
             if cancel.is_cancelled() {
@@ -147,10 +148,11 @@ fn state(file: &File) -> io::Result<State> {
 }
 
 fn open(path: &PathBuf) -> Result<(File, State), ParseError> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Asked of the name: to open a pipe would wait for whoever writes into it.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(ParseError::Io(io::Error::other("it is not a regular file")));
     }
+    let file = File::open(path)?;
     let state = state(&file)?;
     Ok((file, state))
 }

@@ -156,7 +156,7 @@ impl<R: Read> Records<R> {
         };
         self.places = self.layout.fields.iter().map(place).collect::<Result<_, _>>()?;
         self.fields = count;
-        self.unused = names.into_iter().filter(|name| !self.layout.fields.contains(name)).collect();
+        self.unused = names.into_iter().filter(|name| !self.layout.fields.contains(name)).take(json::NAMED).collect();
         Ok(())
     }
 

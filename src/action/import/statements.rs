@@ -235,6 +235,14 @@ impl Statements {
         )
     }
 
+    /// Gives a row where that table is there already.
+    pub(super) fn find_imported(&self) -> &'static str {
+        match self.kind {
+            Kind::Postgres => "SELECT 1 WHERE pg_catalog.to_regclass('runbook.imported_run') IS NOT NULL",
+            Kind::Sqlite => "SELECT 1 FROM sqlite_schema WHERE name = 'runbook_imported_run'",
+        }
+    }
+
     /// Where rows are noted that can't say themselves which run they came with.
     pub(super) fn create_imported(&self) -> &'static [&'static str] {
         match self.kind {

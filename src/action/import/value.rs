@@ -215,9 +215,14 @@ fn moment(text: &str) -> String {
     text
 }
 
-/// Whether a spreadsheet would take the text for a formula.
+/// Whether a spreadsheet would take the text for a formula that does something. Numbers, and
+/// digits as people write those of telephones, do nothing.
 pub(super) fn is_formula(text: &str) -> bool {
-    text.starts_with(['=', '+', '-', '@']) && Number::read(text.trim()).is_none()
+    match text.as_bytes().first() {
+        Some(b'=' | b'@') => true,
+        Some(b'+' | b'-') => text.contains(|letter: char| letter.is_alphabetic() || matches!(letter, '=' | '|' | '!' | '@')),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +293,7 @@ mod tests {
 
     #[test]
     fn formulas_are_told_from_numbers() {
-        let texts = ["=1+1", "@SUM(A1)", "+cmd|x", "-5", "+49123", "-x", "plain", ""];
+        let texts = ["=1+1", "@SUM(A1)", "+cmd|x", "-5", "+49 (0)123-4", "-x", "plain", ""];
         let formulas: Vec<&str> = texts.into_iter().filter(|text| is_formula(text)).collect();
         assert_eq!(formulas, ["=1+1", "@SUM(A1)", "+cmd|x", "-x"]);
     }
