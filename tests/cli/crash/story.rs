@@ -65,14 +65,15 @@ pub struct EveryAction;
 impl Story for EveryAction {
     fn template(&self, server: &Server, name: &str) {
         server.psql("postgres", &format!("CREATE DATABASE {name}"));
-        server.psql(name, "CREATE TABLE marks (step text NOT NULL)");
+        server.psql(name, "CREATE TABLE marks (step text NOT NULL); CREATE TABLE loaded (n integer PRIMARY KEY)");
     }
 
     fn prepare(&self, place: &Place) {
         let env = &place.env;
         env.copy_from_project("tests/cli/crash/every_action");
         std::fs::create_dir(env.path("log")).unwrap();
-        sqlite_file(&env.path("side.db"), "CREATE TABLE marks (step TEXT NOT NULL)");
+        env.write("rows.csv", (0..3000).fold("n\n".to_owned(), |rows, n| rows + &format!("{n}\n")));
+        sqlite_file(&env.path("side.db"), "CREATE TABLE marks (step TEXT NOT NULL); CREATE TABLE loaded (n INTEGER PRIMARY KEY)");
     }
 
     fn arguments(&self, place: &Place) -> Vec<String> {
@@ -117,6 +118,14 @@ impl Story for EveryAction {
         let side = sqlite_file(&place.env.path("side.db"), "SELECT count(*) FROM marks WHERE step = 'side_exec'");
         if side != "0" {
             traces.insert("side_exec".into(), format!("{side} rows"));
+        }
+        if place.psql("SELECT count(*) FROM loaded") != "0" {
+            let noted = place.psql("SELECT (SELECT count(*) FROM loaded), count(*), count(DISTINCT key) FROM runbook.imported");
+            traces.insert("load".into(), noted);
+        }
+        if sqlite_file(&place.env.path("side.db"), "SELECT count(*) FROM loaded") != "0" {
+            let noted = "SELECT (SELECT count(*) FROM loaded), count(*), count(DISTINCT key) FROM runbook_imported";
+            traces.insert("side_load".into(), sqlite_file(&place.env.path("side.db"), noted));
         }
         for (step, path) in [("post", "/post"), ("tell", "/notify")] {
             match place.hook.count(path) {
