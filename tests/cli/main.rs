@@ -21,6 +21,7 @@ mod every_action;
 mod import;
 mod interrupts;
 mod locks;
+mod order_import;
 mod postgres;
 mod pre_deploy;
 mod prompts;
