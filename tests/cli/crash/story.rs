@@ -275,6 +275,8 @@ fn database(place: &Place, volatile_columns: &[&str]) -> String {
 }
 
 /// The names of all files below a directory, runs in them left out; dumps can be read to their end.
+/// A directory dump's data files are named by a count of all objects, with the namespaces that every
+/// server process leaves behind which has ever made a temporary table.
 fn files(directory: &Path) -> String {
     let mut names = Vec::new();
     let mut open = vec![directory.to_path_buf()];
@@ -292,6 +294,6 @@ fn files(directory: &Path) -> String {
         }
     }
     names.sort();
-    let runs = regex::Regex::new(r"\d{8}-\d{6}-[0-9a-z]{4}").unwrap();
-    names.iter().map(|name| format!("file {}\n", runs.replace_all(name, "[RUN]"))).collect()
+    let changing = regex::Regex::new(r"\d{8}-\d{6}-[0-9a-z]{4}|\d+(?P<data>\.dat\.gz)").unwrap();
+    names.iter().map(|name| format!("file {}\n", changing.replace_all(name, "[]$data"))).collect()
 }
