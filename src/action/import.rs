@@ -17,6 +17,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod value;
+mod write;
 
 use std::path::{Path, PathBuf};
 

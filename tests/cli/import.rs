@@ -90,13 +90,11 @@ fn orders(from: usize, to: usize) -> String {
 
 #[test]
 fn good_records_are_loaded_as_they_are_written() {
-    let file = format!(
-        "\u{FEFF}note,order_no,amount,state,customer_id,placed_on\r\n\
+    let file = "\u{FEFF}note,order_no,amount,state,customer_id,placed_on\r\n\
          \"two\nlines, \"\"quoted\"\"\",A-1,12.50,open,1,2026-05-01\r\n\
          \r\n\
          tab\there \\ and \\N,A-2,1e2,shipped,,\r\n\
-         =1+1,A-3,0,open,10,2026-02-28"
-    );
+         =1+1,A-3,0,open,10,2026-02-28";
     let site = Site::new(file);
     let done = site.run().exits(0);
     insta::assert_snapshot!(stable(&done.stdout), @"

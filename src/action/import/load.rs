@@ -1,4 +1,4 @@
-//! Loading: staging, references, the gate, and the one transaction that counts.
+//! Loading: staging, references and the gate. The transaction that counts is in `write`.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -13,9 +13,10 @@ use super::check::{Problem, RowFormat, Rule};
 use super::fields::OnDuplicate;
 use super::parse::{self, Again, Found, Job, ParseError, Parsed, Parsing, Progress};
 use super::statements::Statements;
+use super::write::Written;
 use crate::action::effect::{Effect, cancellable, cancelled, show};
 use crate::action::{Prompt, PromptKind, StepContext};
-use crate::outcome::{ErrorKind, Sample, StepError, StepResult};
+use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::target::{Access, Kind, LedgerMode, Session, Statement, TargetError};
 use crate::text::count;
 use crate::units::{ByteSize, Percent};
@@ -24,8 +25,6 @@ use crate::units::{ByteSize, Percent};
 const TICK: Duration = Duration::from_millis(500);
 /// Rows with unknown references that are looked at together.
 const PAGE: usize = 5000;
-/// Duplicates shown with a failure.
-const SHOWN: usize = 20;
 
 pub(super) async fn run(import: &Import, context: &StepContext) -> Result<StepResult, StepError> {
     let connection = context.connection(import.connection.as_ref().map(|name| name.value.as_str()))?;
@@ -49,27 +48,19 @@ pub(super) async fn run(import: &Import, context: &StepContext) -> Result<StepRe
 }
 
 /// One run of the action.
-struct Load<'a> {
-    import: &'a Import,
-    effect: Effect<'a>,
-    statements: Statements,
+pub(super) struct Load<'a> {
+    pub(super) import: &'a Import,
+    pub(super) effect: Effect<'a>,
+    pub(super) statements: Statements,
     job: Job,
 }
 
 /// What is staged.
-struct Staged {
+pub(super) struct Staged {
     parsed: Parsed,
     /// Rows in the staging table.
-    rows: u64,
+    pub(super) rows: u64,
     reject_file: Option<PathBuf>,
-}
-
-/// What became of the staged rows.
-#[derive(Default)]
-struct Written {
-    inserted: u64,
-    updated: u64,
-    skipped: u64,
 }
 
 impl<'a> Load<'a> {
@@ -358,99 +349,7 @@ impl<'a> Load<'a> {
         Err(error)
     }
 
-    /// The one transaction: all rows and their proof, or nothing.
-    async fn write(&self, session: &mut Session, staged: &Staged, findings: Vec<String>) -> Result<StepResult, StepError> {
-        self.create_imported(session).await?;
-        self.effect.context.progress(format!("loading {}", count(staged.rows, "row")), None);
-        session.begin(Access::ReadWrite, None).await?;
-        let written = match self.insert(session, staged).await {
-            Ok(written) => written,
-            Err(error) => {
-                session.rollback().await;
-                return Err(self.with_duplicates(session, error).await);
-            }
-        };
-        let mut result = self.result(staged, &written);
-        result.findings = findings;
-        if written.skipped > 0 {
-            result.findings.push(format!("{} skipped, for their rows are there already", count(written.skipped, "record")));
-        }
-        if let Err(error) = self.effect.record(session, &result).await {
-            session.rollback().await;
-            return Err(error.into());
-        }
-        match session.commit().await {
-            Ok(()) => Ok(result),
-            Err(TargetError::CommitUnknown { pid, .. }) if self.effect.ledger => self.effect.resolve(pid, result).await,
-            Err(error) => Err(self.placed(error)),
-        }
-    }
-
-    async fn create_imported(&self, session: &mut Session) -> Result<(), StepError> {
-        if self.statements.noted_by.is_empty() || !query(session, self.statements.find_imported(), &[]).await?.is_empty() {
-            return Ok(());
-        }
-        for statement in self.statements.create_imported() {
-            let created = self.execute(session, statement).await;
-            // Another run creating it at the same moment is as good.
-            created.or_else(|error| if matches!(error.code.as_deref(), Some("23505" | "42P07")) { Ok(0) } else { Err(error) })?;
-        }
-        Ok(())
-    }
-
-    async fn insert(&self, session: &mut Session, staged: &Staged) -> Result<Written, StepError> {
-        let update = self.statements.on_duplicate == OnDuplicate::Update;
-        let mut written = Written::default();
-        match self.statements.kind {
-            Kind::Postgres if update || !self.statements.noted_by.is_empty() => {
-                let mut counts = Vec::new();
-                let text = self.statements.insert_and_count();
-                let mut see = |_: &[crate::outcome::Column], row: Vec<Value>| counts.extend(row.iter().filter_map(Value::as_u64));
-                let canceller = session.canceller();
-                let statement = Statement::change(&text);
-                let done = cancellable(&canceller, &self.effect.context.cancel, session.execute(&statement, &mut see)).await;
-                done.map_err(|error| self.placed(error))?;
-                written.inserted = counts.first().copied().unwrap_or_default();
-                written.updated = counts.get(1).copied().unwrap_or_default();
-            }
-            Kind::Postgres => written.inserted = self.execute(session, &self.statements.insert()).await?,
-            Kind::Sqlite => {
-                if update {
-                    let mut present = 0;
-                    let text = self.statements.count_present();
-                    let mut see =
-                        |_: &[crate::outcome::Column], row: Vec<Value>| present = row.first().and_then(Value::as_u64).unwrap_or(0);
-                    session.execute(&Statement::query(&text), &mut see).await.map_err(|error| self.placed(error))?;
-                    written.updated = present;
-                }
-                if !self.statements.noted_by.is_empty() {
-                    self.execute(session, &self.statements.note_new()).await?;
-                }
-                written.inserted = self.execute(session, &self.statements.insert()).await?.saturating_sub(written.updated);
-            }
-        }
-        written.skipped = staged.rows.saturating_sub(written.inserted + written.updated);
-        Ok(written)
-    }
-
-    /// Shows which records are there twice, where that is what went wrong.
-    async fn with_duplicates(&self, session: &mut Session, error: StepError) -> StepError {
-        let unique = matches!(error.code.as_deref(), Some("23505" | "SQLITE_CONSTRAINT_UNIQUE" | "SQLITE_CONSTRAINT_PRIMARYKEY"));
-        if !unique || self.statements.on_duplicate != OnDuplicate::Fail {
-            return error;
-        }
-        let mut error = error.hint("say what shall happen to duplicates: `on_duplicate: skip` or `update`, with `key`");
-        if !self.statements.key.is_empty()
-            && let Ok(rows) = query(session, &self.statements.duplicates(SHOWN), &[]).await
-            && !rows.is_empty()
-        {
-            let columns = ["line".to_owned()].into_iter().chain(self.statements.key.clone()).chain(["there already".to_owned()]).collect();
-            error.sample = Some(Sample { columns, total: rows.len() as u64, rows });
-        }
-        error
-    }
-
-    fn result(&self, staged: &Staged, written: &Written) -> StepResult {
+    pub(super) fn result(&self, staged: &Staged, written: &Written) -> StepResult {
         let records = staged.rows + staged.parsed.rejected;
         let names = self.import.columns.keys().map(|name| name.value.clone());
         let shares = names.zip(staged.parsed.present.iter().map(|present| json!(share(*present, staged.rows))));
@@ -495,7 +394,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    async fn execute(&self, session: &mut Session, text: &str) -> Result<u64, StepError> {
+    pub(super) async fn execute(&self, session: &mut Session, text: &str) -> Result<u64, StepError> {
         self.execute_with(session, text, &[]).await
     }
 
@@ -506,7 +405,7 @@ impl<'a> Load<'a> {
         Ok(done.map_err(|error| self.placed(error))?.rows_affected)
     }
 
-    fn placed(&self, error: TargetError) -> StepError {
+    pub(super) fn placed(&self, error: TargetError) -> StepError {
         StepError::from(error).at(self.place())
     }
 
