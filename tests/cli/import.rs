@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use runbook::journal::RunPhase;
 
 use crate::crash::history::History;
+use crate::crash::wait_until;
 use crate::environment::{Output, TestEnv};
 use crate::postgres::Database;
 use crate::stock_audit::{run_of, stable};
@@ -469,6 +471,42 @@ fn a_file_of_nothing_but_commas_or_zeros_is_rejected_in_little_memory() {
         run_in_little_memory(&site).exits(3);
         assert_eq!(site.orders(), "0");
     }
+}
+
+// ---- stopped -------------------------------------------------------------------------
+
+#[test]
+fn a_step_whose_time_is_up_stops_reading_and_loads_nothing() {
+    let playbook = PLAYBOOK.replace("  - id: load\n", "  - id: load\n    timeout: 500ms\n").replace("file: rejects.csv", "max_ratio: 100%");
+    let site = Site::with(&playbook, format!("{HEADER}{}", "A-1,1,1,open,,\n".repeat(2_000_000)));
+    let failed = site.run().exits(3);
+    assert!(failed.stdout.contains("not done within its timeout"), "{failed}");
+    assert_eq!(site.orders(), "0");
+    assert_eq!(
+        site.database.psql("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name LIKE 'runbook/%'"),
+        "0"
+    );
+}
+
+#[test]
+fn a_second_interrupt_stops_the_statement_that_loads() {
+    let site = Site::new(format!("{HEADER}{}", orders(0, 100)));
+    let mut blocker = site.database.session();
+    blocker.run("BEGIN; LOCK TABLE orders IN SHARE MODE");
+    let playbook = PLAYBOOK.replace("      run_column", "      lock_timeout: 10m\n      run_column");
+    site.env.write("load.yaml", playbook);
+    let running = site.env.runbook(["run", "load.yaml"]).spawn();
+    wait_until("the statement to wait", || {
+        site.database.psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO orders%'")
+            == "1"
+    });
+    running.signal(Signal::SIGINT).wait_for("Once more cancels");
+    running.signal(Signal::SIGINT);
+    let stopped = running.wait().exits(130);
+    blocker.run("ROLLBACK");
+    assert_eq!(site.orders(), "0");
+    site.env.runbook(["resume", &run_of(&stopped)]).run().exits(0);
+    assert_eq!(site.orders(), "100");
 }
 
 // ---- crashes -------------------------------------------------------------------------
