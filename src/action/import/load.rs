@@ -99,8 +99,7 @@ impl<'a> Load<'a> {
         let mut staged = self.stage(session).await?;
         self.reject_unknown(session, &mut staged).await?;
         let parsed = &mut staged.parsed;
-        staged.reject_file =
-            tokio::task::block_in_place(|| parsed.rejects.publish()).map_err(|error| self.not_read(&ParseError::Rejects(error)))?;
+        staged.reject_file = parsed.rejects.publish().map_err(|error| self.not_read(&ParseError::Rejects(error)))?;
         let mut findings = self.findings(&staged);
         self.complete_enough(&staged)?;
         findings.extend(self.gate(&staged).await?);
@@ -238,10 +237,12 @@ impl<'a> Load<'a> {
         if found.is_empty() {
             return Ok(());
         }
-        let mut again = tokio::task::block_in_place(|| Again::open(&self.job)).map_err(|error| self.not_read(&error))?;
+        // Read here and not on another thread: it is a page of found rows at a time, and an
+        // operator's signals do not wait for it.
+        let mut again = Again::open(&self.job).map_err(|error| self.not_read(&error))?;
         while let Some(last) = found.last().map(|one| one.line) {
             let rejects = &mut staged.parsed.rejects;
-            tokio::task::block_in_place(|| again.reject(&found, rejects)).map_err(|error| self.not_read(&error))?;
+            again.reject(&found, rejects).map_err(|error| self.not_read(&error))?;
             staged.rows -= found.len() as u64;
             staged.parsed.rejected += found.len() as u64;
             found = self.unknown_after(session, last).await?;

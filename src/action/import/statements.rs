@@ -4,7 +4,7 @@
 //! writes no WAL, and it is gone with the session, so a killed run leaves nothing behind.
 
 use super::fields::{OnDuplicate, reference};
-use crate::target::{Kind, literal};
+use crate::target::{Kind, text_literal as literal};
 
 /// Words PostgreSQL or SQLite take for themselves.
 const RESERVED: &str = " all analyse analyze and any array as asc asymmetric between both by case cast check collate column commit \
