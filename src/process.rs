@@ -184,7 +184,12 @@ impl Processes {
         let control = Arc::new(Control::new(command.grace));
         let stop_when_dropped = StopWhenDropped(control.clone());
         let capture = output.capture();
-        let mut worker = tokio::task::spawn_blocking(move || supervise::run(prepared, &control, capture));
+        // Started here, so that the child begins while its thread wakes up.
+        let child = match supervise::start(prepared, &control) {
+            Ok(child) => child,
+            Err(failure) => return Err(failure.told(program, directory)),
+        };
+        let mut worker = tokio::task::spawn_blocking(move || supervise::run(child, &control, capture));
         let done = tokio::select! {
             done = &mut worker => done,
             () = stop.cancelled() => {
@@ -194,9 +199,7 @@ impl Processes {
         };
         match done {
             Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(Failure::Spawn(_))) if !directory.is_dir() => Err(ProcessError::NoDirectory(directory)),
-            Ok(Err(Failure::Spawn(source))) => Err(ProcessError::Spawn { program, source }),
-            Ok(Err(Failure::Follow(source))) => Err(ProcessError::Follow { program, source }),
+            Ok(Err(failure)) => Err(failure.told(program, directory)),
             Err(lost) => Err(ProcessError::Follow { program, source: std::io::Error::other(lost) }),
         }
     }
@@ -275,6 +278,16 @@ fn find_program(program: &str, directory: &Path, path: Option<&OsStr>) -> Result
 
 fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+impl Failure {
+    fn told(self, program: String, directory: PathBuf) -> ProcessError {
+        match self {
+            Self::Spawn(_) if !directory.is_dir() => ProcessError::NoDirectory(directory),
+            Self::Spawn(source) => ProcessError::Spawn { program, source },
+            Self::Follow(source) => ProcessError::Follow { program, source },
+        }
+    }
 }
 
 /// A run whose future is dropped must not leave its process behind.

@@ -1,4 +1,4 @@
-//! The thread behind one child: starts it, reads its output, ends its group.
+//! One child: its start, and the thread behind it that reads its output and ends its group.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -90,18 +90,19 @@ impl State {
     }
 }
 
-/// Runs a child from start to end.
-pub(super) fn run(mut command: Command, control: &Control, mut capture: Capture) -> Result<Ended, Failure> {
-    let mut child = {
-        let mut state = control.lock();
-        let child = command.spawn().map_err(Failure::Spawn)?;
-        state.group = Pid::from_raw(child.id().cast_signed());
-        if state.stopping.is_some() {
-            state.signal(Signal::TERM);
-        }
-        child
-    };
-    drop(command);
+/// Starts a child; from here on it can be stopped through its control.
+pub(super) fn start(mut command: Command, control: &Control) -> Result<Child, Failure> {
+    let mut state = control.lock();
+    let child = command.spawn().map_err(Failure::Spawn)?;
+    state.group = Pid::from_raw(child.id().cast_signed());
+    if state.stopping.is_some() {
+        state.signal(Signal::TERM);
+    }
+    Ok(child)
+}
+
+/// Follows a child to its end.
+pub(super) fn run(mut child: Child, control: &Control, mut capture: Capture) -> Result<Ended, Failure> {
     let followed = follow(&mut child, control, &mut capture);
     if followed.is_err() {
         control.lock().signal(Signal::KILL);
