@@ -96,16 +96,15 @@ fn killed_in_the_middle_it_goes_on_to_the_same_end() {
 
 #[test]
 fn racks_that_come_while_it_runs_get_theirs_too() {
-    let site = StockAudit::before_deployment(&[]);
+    let site = with_many_racks();
     let mut report = site.database.session();
     report.run("SET application_name = 'nightly-report'");
     let running = playbook(&site, "barcode-migration", &["--param", "make_way_for=nightly-report"]).spawn();
     running.wait_for("paused: ");
-    assert_eq!(site.database.psql(GIVEN), "0");
-    site.database.psql("INSERT INTO racks (audit_session_id, rack_number) SELECT id, '998' FROM audit_sessions");
+    site.database.psql("INSERT INTO racks (audit_session_id, rack_number) SELECT id, '0' FROM audit_sessions");
     report.run("RESET application_name");
     let output = running.wait().exits(0);
-    assert!(said_of(&output, "Give every rack a barcode").contains("200 rows changed"), "{output}");
+    assert!(said_of(&output, "Give every rack a barcode").contains("11000 rows changed"), "{output}");
     assert!(said_of(&output, "Racks that came meanwhile").contains("12 rows changed"), "{output}");
     assert_eq!(site.database.psql(WRONG), "0");
 }
@@ -198,7 +197,7 @@ fn a_rollback_drops_what_the_migration_gave_after_a_typed_word() {
     site.resume(&waiting).exits(0);
     assert_eq!(site.database.psql("SELECT string_agg(id || ' ' || barcode, ',') FROM racks WHERE barcode IS NOT NULL"), "1 0101-001");
     assert_eq!(site.database.psql(TRACES), "no index|nothing remembered|0");
-    let dump = site.env.path(&format!("backups/{}_racks_with_barcodes.dump", run_of(&waiting)));
+    let dump = site.env.path(format!("backups/{}_racks_with_barcodes.dump", run_of(&waiting)));
     assert!(dump.exists());
 
     migrate(&site, &["--param", "keep_existing=true"]).exits(0);
