@@ -47,9 +47,13 @@ pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> 
 fn summary(job: &Job<'_>, changed: u64, late: u64) -> String {
     let order = if job.table.physical { "physical order" } else { "key order" };
     let swept = if late > 0 { format!(", {late} of them late or moved") } else { String::new() };
-    let batches = count(job.batches.load(Ordering::Relaxed), "batch");
-    let batches = batches.replace("batchs", "batches");
-    format!("{} changed{swept} in {batches}, {order}: {}", count(changed, "row"), job.table.reason)
+    let batches = match job.batches.load(Ordering::Relaxed) {
+        // All were done by an earlier process.
+        0 => String::new(),
+        1 => " in 1 batch".to_owned(),
+        many => format!(" in {many} batches"),
+    };
+    format!("{} changed{swept}{batches}, {order}: {}", count(changed, "row"), job.table.reason)
 }
 
 async fn judge(expect: &Expect, job: &Job<'_>, talk: &mut Talk, changed: u64, left: Option<u64>) -> Result<(), StepError> {
@@ -57,9 +61,12 @@ async fn judge(expect: &Expect, job: &Job<'_>, talk: &mut Talk, changed: u64, le
     if let Some(left) = left
         && let Err(error) = compare(expect.remaining.as_ref(), "rows that `where` still finds", left, job)
     {
-        let condition = job.spec.condition.clone().unwrap_or_default();
-        let sql = format!("SELECT * FROM {} WHERE ({condition}\n) LIMIT {SHOWN}", job.spec.table);
-        return Err(shown(error, job, talk, &sql, left).await);
+        let mut error = error;
+        if job.spec.worklist.is_some() {
+            error.hints =
+                vec!["Rows that came after the worklist was computed are not in it; a further step, or a new run, takes them.".into()];
+        }
+        return Err(shown(error, talk, &job.spec.unfinished(job.table, SHOWN), left).await);
     }
     unique(expect, job, talk).await?;
     not_null(expect, job, talk).await
@@ -88,7 +95,7 @@ async fn unique(expect: &Expect, job: &Job<'_>, talk: &mut Talk) -> Result<(), S
         return Ok(());
     }
     let error = unmet(format!("({columns}) is not unique: {} occur more than once", count(found, "value")), first.span, job);
-    Err(shown(error, job, talk, &format!("{groups} LIMIT {SHOWN}"), found).await)
+    Err(shown(error, talk, &format!("{groups} LIMIT {SHOWN}"), found).await)
 }
 
 async fn not_null(expect: &Expect, job: &Job<'_>, talk: &mut Talk) -> Result<(), StepError> {
@@ -97,7 +104,7 @@ async fn not_null(expect: &Expect, job: &Job<'_>, talk: &mut Talk) -> Result<(),
         let found = number(&talk.look(&format!("SELECT count(*) {rows}")).await.map_err(failed)?);
         if found > 0 {
             let error = unmet(format!("{} is NULL in {}", column.value, count(found, "row")), column.span, job);
-            return Err(shown(error, job, talk, &format!("SELECT * {rows} LIMIT {SHOWN}"), found).await);
+            return Err(shown(error, talk, &format!("SELECT * {rows} LIMIT {SHOWN}"), found).await);
         }
     }
     Ok(())
@@ -115,8 +122,7 @@ fn unmet(message: String, span: Span, job: &Job<'_>) -> StepError {
 }
 
 /// Adds the rows that show it.
-async fn shown(error: StepError, job: &Job<'_>, talk: &mut Talk, sql: &str, total: u64) -> StepError {
-    let _ = job;
+async fn shown(error: StepError, talk: &mut Talk, sql: &str, total: u64) -> StepError {
     match talk.look_with_columns(sql).await {
         Ok((columns, rows)) => StepError { sample: Some(Sample { columns, rows: plain(rows), total }), ..error },
         Err(_) => error,

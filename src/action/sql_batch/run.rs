@@ -66,7 +66,8 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
             changed: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             pids: Mutex::default(),
-            pause: watch::Sender::new(None),
+            // Nobody works before the first look.
+            pause: watch::Sender::new(batch.throttle.as_ref().map(|_| "the throttle looks around".to_owned())),
             over: AtomicBool::new(false),
         };
         work(batch, &job, workers).await?;

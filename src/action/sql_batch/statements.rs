@@ -95,6 +95,14 @@ impl Spec {
         format!("FROM {from} AS {} WHERE {}", self.name, self.in_range(table, range))
     }
 
+    /// Rows that `where` still finds, by key and by what should have been set.
+    pub(super) fn unfinished(&self, table: &Table, most: usize) -> String {
+        let set = self.set.iter().map(|(column, _)| column).filter(|column| !table.key.contains(column));
+        let columns: Vec<&str> = table.key.iter().chain(set).map(String::as_str).collect();
+        let condition = self.condition.as_deref().unwrap_or("true");
+        format!("SELECT {} FROM {} WHERE ({condition}\n) LIMIT {most}", columns.join(", "), self.table)
+    }
+
     /// The change of one batch.
     pub(super) fn change(&self, table: &Table, range: &Range) -> String {
         let picked: Vec<String> = std::iter::once(self.in_range(table, range)).chain(self.wanted()).collect();
