@@ -188,7 +188,9 @@ impl Attention<'_, '_> {
                 .map(|(_, rest)| rest.split(['\r', '\n', ':']).next().unwrap_or_default().trim().to_owned())
                 .unwrap_or_default()
         };
-        let keys = if new.ends_with("/r/l] ") {
+        // A line that is drawn again is no new question.
+        let asks = |prompt: &str| new.ends_with(prompt) && !step().is_empty();
+        let keys = if asks("/r/l] ") {
             if self.story.is_in_place(self.place, &step()) { "d\r".into() } else { "r\r".to_owned() }
         } else if new.contains("Enter alone goes back.") && new.ends_with("> ") {
             "looked\r".into()
@@ -197,7 +199,7 @@ impl Attention<'_, '_> {
             let answers = self.story.answers(self.place);
             let (_, text) = answers.iter().find(|(gate, _)| *gate == step).unwrap_or_else(|| panic!("no answer for {step:?} in {new}"));
             format!("{text}\r")
-        } else if new.ends_with("[y/n] ") {
+        } else if asks("[y/n] ") {
             "y\r".into()
         } else {
             return false;
