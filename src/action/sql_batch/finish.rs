@@ -19,7 +19,7 @@ const SHOWN: usize = 20;
 /// How long the backend of a lost COMMIT may take to end.
 const RESOLVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Rows that `where` still finds; `None` where it finds changed ones too.
+/// Rows that `where` still finds; `None` without a `where`.
 pub(super) async fn remaining(talk: &mut Talk, spec: &Spec) -> Result<Option<u64>, StepError> {
     let Some(condition) = &spec.condition else { return Ok(None) };
     let sql = format!("SELECT count(*) FROM {} WHERE ({condition}\n)", spec.table);

@@ -227,30 +227,37 @@ fn literal_of(value: &Value, kind: Kind) -> String {
 /// row is out of `where` once it is changed.
 pub(super) fn convergent_column(batch: &SqlBatch) -> Option<String> {
     let condition = batch.condition.as_ref()?.written.to_lowercase();
-    let words: Vec<&str> = condition.split_whitespace().collect();
     let table = batch.table.value.rsplit('.').next().unwrap_or_default().to_lowercase();
+    conditions_for_null(&condition).into_iter().find_map(|column| {
+        let column = column.strip_prefix(&format!("{table}.")).unwrap_or(&column).to_owned();
+        batch.set.keys().find(|name| **name == column).cloned()
+    })
+}
+
+/// The columns of which all rows that fit are NULL. Whatever is hard to read gives none:
+/// then the general order serves.
+fn conditions_for_null(condition: &str) -> Vec<String> {
+    if condition.contains(['"', '$', '\\']) || condition.contains("--") || condition.contains("/*") {
+        return Vec::new();
+    }
+    // Every other piece is text; a doubled quote in it is an empty piece outside.
+    let outside: Vec<&str> = condition.split('\'').step_by(2).collect();
+    let outside = outside.join(" '' ").replace(['(', '{', '['], " ( ").replace([')', '}', ']'], " ) ");
     let mut depth = 0_i32;
     let mut conjuncts: Vec<Vec<&str>> = vec![Vec::new()];
-    for word in words {
+    for word in outside.split_whitespace() {
+        depth += i32::from(word == "(") - i32::from(word == ")");
         match word {
-            "or" | "between" if depth == 0 => return None,
+            "or" | "between" if depth == 0 => return Vec::new(),
             "and" if depth == 0 => conjuncts.push(Vec::new()),
-            _ => conjuncts.last_mut()?.push(word),
+            _ => conjuncts.last_mut().into_iter().for_each(|last| last.push(word)),
         }
-        // Text, comments and quoted names are not followed: then the general order serves.
-        if word.contains(['"', '$']) || word.contains("--") || word.contains("/*") {
-            return None;
-        }
-        depth += word.matches('(').count() as i32 - word.matches(')').count() as i32;
     }
-    if condition.matches('\'').count() % 2 == 1 {
-        return None;
-    }
-    conjuncts.into_iter().find_map(|conjunct| {
-        let [column, "is", "null"] = conjunct[..] else { return None };
-        let column = column.strip_prefix(&format!("{table}.")).unwrap_or(column);
-        batch.set.keys().find(|name| name.as_str() == column).cloned()
-    })
+    let columns = conjuncts.into_iter().filter_map(|conjunct| match conjunct[..] {
+        [column, "is", "null"] => Some(column.to_owned()),
+        _ => None,
+    });
+    columns.collect()
 }
 
 /// The plan: what will be sent, with places for what only the database knows.
@@ -305,4 +312,28 @@ pub(super) fn describe(batch: &SqlBatch, values: &Values) -> Description {
         }
     }
     Description { summary: format!("batches over {}", batch.table.value), details }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_column_that_must_be_null_is_taken_for_one() {
+        for condition in ["barcode is null", "a = 1 and\nbarcode is null", "(a = 1 or b = 2) and barcode is null and c in ('x', 'it''s')"] {
+            assert_eq!(conditions_for_null(condition), ["barcode"], "{condition}");
+        }
+        for condition in [
+            "a = 1 or barcode is null",
+            "(a = 1)or b = 2 and barcode is null",
+            "not (a = 1 and barcode is null)",
+            "note = 'x and barcode is null and y'",
+            "note = 'it''s and barcode is null and y'",
+            "a between 1 and barcode is null",
+            "a = 1 -- and\nand barcode is null",
+            "not barcode is null",
+        ] {
+            assert_eq!(conditions_for_null(condition), [""; 0], "{condition}");
+        }
+    }
 }
