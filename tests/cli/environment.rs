@@ -182,7 +182,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d+\.\d+ ?(ms|s)\b|\b\d+ ?(ms|µs)\b", "[DURATION]"),
         (r"\bpid(:? |=)\d+", "pid${1}[PID]"),
         (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
-        (r"/tmp/rbpg\w+", "[SOCKET]"),
+        (r"(/\w+)+/rbpg\w+", "[SOCKET]"),
         (r"\b[0-9a-f]{64}\b", "[SHA256]"),
     ];
     rules.map(|(pattern, to)| (Regex::new(pattern).expect("a fixed pattern"), to)).into()

@@ -8,6 +8,7 @@ use super::statements::Spec;
 use super::talk::{Rows, Talk, failed, number};
 use super::worker::Job;
 use super::{Expect, SqlBatch};
+use crate::action::effect::Effect;
 use crate::action::expect::Comparison;
 use crate::outcome::{Aftermath, ErrorKind, Sample, StepError, StepResult};
 use crate::source::{Span, Spanned};
@@ -16,8 +17,6 @@ use crate::text::{count, table::plain_value};
 
 /// Rows shown of what should not be.
 const SHOWN: usize = 20;
-/// How long the backend of a lost COMMIT may take to end.
-const RESOLVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Rows that `where` still finds; `None` without a `where`.
 pub(super) async fn remaining(talk: &mut Talk, spec: &Spec) -> Result<Option<u64>, StepError> {
@@ -135,25 +134,20 @@ fn plain(rows: Rows) -> Rows {
 
 /// One transaction forgets the books and records that the step is done.
 async fn record(job: &Job<'_>, talk: &mut Talk, result: StepResult) -> Result<StepResult, StepError> {
-    let stored = serde_json::to_value(result.redacted(&job.context.redactor)).unwrap_or_default();
-    let key = &job.context.ledger_key;
+    let effect = Effect { context: job.context, connection: job.connection, ledger: true };
     let recorded = async {
         talk.begin(None).await?;
         job.books.close(talk, job.spec).await?;
-        talk.session.ledger_record(key, &stored).await?;
+        effect.record(&mut talk.session, &result).await?;
         talk.session.commit().await
     }
     .await;
     match recorded {
         Ok(()) => Ok(result),
-        Err(TargetError::CommitUnknown { pid, .. }) => {
-            let found = job.context.targets.resolve_commit(job.connection, key, pid, RESOLVE_PATIENCE).await.map_err(failed)?;
-            found.map(|_| result).ok_or_else(|| {
-                let mut error = StepError::new(ErrorKind::Connection, "the connection was lost while the step's end was recorded");
-                error.transient = true;
-                error.aftermath(Aftermath::Partial)
-            })
-        }
+        Err(TargetError::CommitUnknown { pid, .. }) => effect.resolve(pid, result).await.map_err(|error| match error.aftermath {
+            Aftermath::Unchanged => error.aftermath(Aftermath::Partial),
+            _ => error,
+        }),
         Err(error) => {
             talk.session.rollback().await;
             Err(failed(error))
