@@ -37,6 +37,12 @@ pub(super) async fn run(args: &Args, settings: &Settings) -> Result<Exit, Failur
 
 /// A run's history.
 pub(super) async fn load(journal: &mut Journal, run: &str) -> Result<History, JournalError> {
+    let history = load_once(journal, run).await?;
+    // Its process may have recorded the end between the reading and the look for it.
+    if history.crashed { load_once(journal, run).await } else { Ok(history) }
+}
+
+async fn load_once(journal: &mut Journal, run: &str) -> Result<History, JournalError> {
     let events = journal.events(run, 0).await?;
     let missing = || JournalError::Damaged { run: run.to_owned(), sequence: 0, reason: "it is missing".into() };
     History::new(run, events, is_alive)?.ok_or_else(missing)

@@ -9,6 +9,7 @@ mod exit;
 mod journal;
 mod journal_file;
 mod list;
+mod pause;
 mod plan;
 mod playbook_file;
 mod resume;
@@ -84,6 +85,9 @@ enum Command {
     Show(show::Args),
     /// Answer a gate that waits
     Approve(approve::Args),
+    /// Ask a run to stand still, from another terminal: what runs may finish, batches stop
+    /// after the current one
+    Pause(pause::Args),
     /// Look after the journal
     Journal(journal::Args),
     /// Write the environment's name into a target database, or read it
@@ -127,6 +131,7 @@ fn dispatch(command: Command, settings: &session::Settings) -> Result<Exit, Fail
         Command::List(args) => session::block_on(list::run(&args, settings)),
         Command::Show(args) => session::block_on(show::run(&args, settings)),
         Command::Approve(args) => session::block_on(approve::run(&args, settings)),
+        Command::Pause(args) => session::block_on(pause::run(&args, settings)),
         Command::Journal(args) => session::block_on(journal::run(&args, settings)),
         Command::Stamp(args) => session::block_on(stamp::run(&args, settings)),
         Command::Guard { .. } => Ok(Exit::Done),

@@ -19,7 +19,7 @@ use super::step::{StepEnd, StepMessage};
 use super::values::scope_values;
 use super::{Ending, EngineError, Reply, Setup, Signal, StepDecision};
 use crate::action::Request;
-use crate::journal::{EventKind, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState};
+use crate::journal::{EventKind, Operator, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState};
 use crate::output::{LiveOutput, LiveReceiver, LiveSender, live_channel};
 use crate::target::Identity;
 use crate::template::{StepResults, Values};
@@ -29,7 +29,7 @@ pub(super) const LINGER: Duration = Duration::from_millis(25);
 /// More than this is written at once.
 pub(super) const MOST_PENDING: usize = 256;
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// How often the journal is asked for answers given elsewhere.
+/// How often the journal is asked for what people said elsewhere.
 pub(super) const POLL: Duration = Duration::from_millis(500);
 /// An idle transaction of ours holds locks for nobody's benefit.
 pub(super) const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
@@ -212,7 +212,7 @@ impl<'a> Dispatcher<'a> {
             Some(output) = self.live.1.recv() => self.show(&output).await?,
             () = tokio::time::sleep_until(gate_deadline) => self.expire_gates(),
             () = tokio::time::sleep_until(due) => self.flush().await?,
-            _ = poll.tick(), if !self.gates.is_empty() => self.look_for_answers().await?,
+            _ = poll.tick() => self.look_into_journal().await?,
             _ = tick.tick() => self.setup.observer.tick(),
         }
         Ok(())
@@ -305,23 +305,36 @@ impl<'a> Dispatcher<'a> {
 
     fn interrupted(&mut self, signal: Signal) {
         self.interrupts += 1;
-        self.halt = Some(Halt::Interrupted(signal));
-        self.finish_up.cancel();
         self.record_urgent(EventKind::Interrupted { signal: signal.name().to_owned() });
-        self.withdraw_gates();
-        self.abandon_retries();
+        self.wind_down(Halt::Interrupted(signal));
         if self.interrupts == 1 {
-            let names: Vec<_> = self.running.values().map(String::as_str).collect();
-            let text = if names.is_empty() {
-                format!("{}: stopping", signal.name())
-            } else {
-                format!("{}: nothing new is started; {} may finish. Once more cancels what runs", signal.name(), names.join(", "))
-            };
-            self.setup.observer.notice(&text);
+            let last = if self.running.is_empty() { "" } else { ". Once more cancels what runs" };
+            self.setup.observer.notice(&format!("{}: {}{last}", signal.name(), self.what_may_finish()));
         } else {
             self.setup.observer.notice("cancelling what runs; once more leaves at once (resume still works)");
             self.cancel.cancel();
         }
+    }
+
+    /// `runbook pause` asked for what the first interrupt does.
+    pub(super) fn pause_asked(&mut self, by: &Operator) {
+        if self.halt.is_none() || self.halt == Some(Halt::Failed) {
+            self.wind_down(Halt::Quit);
+        }
+        self.setup.observer.notice(&format!("{by} asked for a pause: {}", self.what_may_finish()));
+    }
+
+    /// Nothing new begins; what runs may finish, batches after the current one.
+    fn wind_down(&mut self, halt: Halt) {
+        self.halt = Some(halt);
+        self.finish_up.cancel();
+        self.withdraw_gates();
+        self.abandon_retries();
+    }
+
+    fn what_may_finish(&self) -> String {
+        let names: Vec<_> = self.running.values().map(String::as_str).collect();
+        if names.is_empty() { "stopping".into() } else { format!("nothing new is started; {} may finish", names.join(", ")) }
     }
 
     /// Nothing can go on without a person, and there is none at this terminal.
@@ -349,7 +362,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Once stopping was asked for, nothing waits for another attempt: nothing is in flight.
     pub(super) fn abandon_retries(&mut self) {
-        if self.interrupts == 0 {
+        if !self.finish_up.is_cancelled() {
             return;
         }
         let retrying: Vec<String> = self.running.values().filter(|id| self.is_retrying(id)).cloned().collect();

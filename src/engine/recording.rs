@@ -47,7 +47,7 @@ impl Dispatcher<'_> {
         let redactor = self.setup.plan.redactor.clone();
         let written = loop {
             match self.setup.journal.append(&self.run, &mut self.state, kinds.clone(), &redactor).await {
-                Err(JournalError::Conflict { .. }) => self.look_for_answers().await?,
+                Err(JournalError::Conflict { .. }) => self.look_into_journal().await?,
                 other => break other?,
             }
         };
@@ -72,13 +72,15 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Answers that `runbook approve` gave from elsewhere.
-    pub(super) async fn look_for_answers(&mut self) -> Result<(), EngineError> {
+    /// What `runbook approve` and `runbook pause` said from elsewhere.
+    pub(super) async fn look_into_journal(&mut self) -> Result<(), EngineError> {
         let events = self.setup.journal.catch_up(&self.run, &mut self.state).await?;
         self.announce(&events);
         for event in events {
-            if let EventKind::GateAnswered { step, .. } = event.kind {
-                self.settle_gate(&step);
+            match event.kind {
+                EventKind::GateAnswered { step, .. } => self.settle_gate(&step),
+                EventKind::PauseAsked { by } => self.pause_asked(&by),
+                _ => {}
             }
         }
         Ok(())

@@ -119,6 +119,11 @@ pub enum EventKind {
         /// `SIGINT`, `SIGTERM`, `SIGHUP` …
         signal: String,
     },
+    /// Somebody asked from elsewhere, with `runbook pause`, that the run stands still.
+    PauseAsked {
+        /// Who and where.
+        by: Operator,
+    },
     /// Nothing more happens until somebody resumes the run.
     RunPaused {
         /// Why.

@@ -192,6 +192,8 @@ impl RunState {
             }
             EventKind::StepResolved { step, resolution, reason, .. } => self.resolve(event, step, *resolution, reason)?,
             EventKind::Interrupted { .. } => {}
+            EventKind::PauseAsked { .. } if self.phase != RunPhase::Running => return Err(illegal(event, "the run stands still already")),
+            EventKind::PauseAsked { .. } => {}
             EventKind::RunPaused { reason } => self.phase = RunPhase::Paused(*reason),
             EventKind::RunFinished { status } => self.phase = RunPhase::Finished(*status),
         }

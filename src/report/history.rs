@@ -109,6 +109,7 @@ impl History {
                     let edited = if digest.is_some() { ", with an edited playbook" } else { "" };
                     parts.push(Field::text("resumed", &format!("{} by {operator}{edited}", moment(event.at)), style));
                 }
+                EventKind::PauseAsked { by } => parts.push(Field::text("pause", &format!("{} asked for by {by}", moment(event.at)), style)),
                 EventKind::Interrupted { signal } => parts.push(Field::text("signal", &format!("{} {signal}", moment(event.at)), style)),
                 _ => {}
             }

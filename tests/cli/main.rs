@@ -11,6 +11,7 @@
 
 mod barcode_migration;
 mod batch;
+mod batch_neighbours;
 mod children;
 mod commit;
 mod crash;

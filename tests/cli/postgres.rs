@@ -107,6 +107,8 @@ pub struct Builder {
     access: Option<String>,
     files: Vec<(String, String)>,
     tcp: bool,
+    /// A data directory at rest; without it, a fresh one.
+    data: Option<PathBuf>,
 }
 
 impl Builder {
@@ -149,7 +151,7 @@ impl Builder {
     fn try_start(&self) -> Result<Server, String> {
         let account = Account::of_the_server();
         let mut keeper = Keeper::of_a_new_home(&account);
-        keeper.obey(&format!("copy {}", template().display()));
+        keeper.obey(&format!("copy {}", self.data.clone().unwrap_or_else(template).display()));
         let port = if self.tcp { free_port() } else { SOCKET_PORT };
         self.write_configuration(&keeper.home, port, &account);
         keeper.obey("start");
@@ -227,6 +229,18 @@ impl Server {
     /// Runs SQL as a superuser; rows come back one a line, columns parted by `|`.
     pub fn psql(&self, database: &str, sql: &str) -> String {
         psql(&self.url(database), sql)
+    }
+
+    /// A further server that replays what this one writes; this one is stopped for a moment.
+    pub fn standby(&self) -> Self {
+        self.stop();
+        let primary = format!("host={} port={} user=postgres", self.socket_dir().display(), self.port);
+        let standby = Builder { data: Some(self.home.join("data")), ..Builder::default() }
+            .setting("primary_conninfo", &primary)
+            .file("standby.signal", "")
+            .start();
+        self.start();
+        standby
     }
 
     /// Everything it has logged; with `log_statement = all`, each statement.
