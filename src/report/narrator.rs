@@ -226,6 +226,12 @@ impl Narrator {
         step_line(Ink::Warn, "SLOW", Some(milliseconds), state_title, "still running")
     }
 
+    /// How far a long step is, where there is no live area.
+    pub(super) fn progress(&self, step: &str, running: Duration, text: &str) -> Line {
+        let milliseconds = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
+        step_line(Ink::Accent, "running", Some(milliseconds), self.name(step), text)
+    }
+
     /// A step's name, or its id; an instance's with its item.
     pub(super) fn name<'a>(&'a self, step: &'a str) -> &'a str {
         self.titles.get(step).map_or(step, String::as_str)

@@ -1,8 +1,9 @@
 //! The report in plain lines, for pipes, files and CI.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::time::Duration;
+
+use indexmap::IndexMap;
 
 use super::narrator::{Narrator, SLOW};
 use super::{Options, Stopwatch};
@@ -18,20 +19,26 @@ pub struct Plain {
     out: Box<dyn Write + Send>,
     /// Where what must be known at once goes too.
     urgent: Box<dyn Write + Send>,
-    running: HashMap<String, Running>,
+    running: IndexMap<String, Running>,
     pub(super) clock: Stopwatch,
 }
 
 struct Running {
     since: Duration,
     called_slow: bool,
+    /// How far it is, and when that was last said.
+    progress: String,
+    said: Duration,
 }
+
+/// How often a long step says how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 impl Plain {
     /// The report goes to `out`, notices to `urgent`.
     pub fn new(options: Options, out: Box<dyn Write + Send>, urgent: Box<dyn Write + Send>) -> Self {
         let style = Style { color: options.color, width: None };
-        Self { narrator: Narrator::new(options), style, out, urgent, running: HashMap::new(), clock: Stopwatch::start() }
+        Self { narrator: Narrator::new(options), style, out, urgent, running: IndexMap::new(), clock: Stopwatch::start() }
     }
 
     fn say(&mut self, lines: &[Line]) {
@@ -51,13 +58,14 @@ impl Observer for Plain {
     fn started(&mut self, step: &str, attempt: u32) {
         let lines = self.narrator.started(step, attempt);
         self.say(&lines);
-        self.running.insert(step.to_owned(), Running { since: self.clock.elapsed(), called_slow: false });
+        let since = self.clock.elapsed();
+        self.running.insert(step.to_owned(), Running { since, called_slow: false, progress: String::new(), said: since });
     }
 
     fn event(&mut self, plan: &Plan, state: &RunState, event: &Event) {
         match &event.kind {
             EventKind::StepFinished { step, .. } | EventKind::StepLost { step, .. } | EventKind::GateWaiting { step, .. } => {
-                self.running.remove(step);
+                self.running.shift_remove(step);
             }
             _ => {}
         }
@@ -73,7 +81,13 @@ impl Observer for Plain {
         }
     }
 
-    fn progress(&mut self, _step: &str, _text: &str, _fraction: Option<f64>) {}
+    fn progress(&mut self, step: &str, text: &str, fraction: Option<f64>) {
+        let Some(running) = self.running.get_mut(step) else { return };
+        running.progress = match fraction {
+            Some(fraction) => format!("{:.0} %: {text}", (fraction.clamp(0.0, 1.0) * 100.0).floor()),
+            None => text.to_owned(),
+        };
+    }
 
     fn message(&mut self, _step: &str, title: Option<&str>, message: &str) {
         if !self.narrator.options.quiet {
@@ -98,18 +112,18 @@ impl Observer for Plain {
             return;
         }
         let now = self.clock.elapsed();
-        let slow: Vec<(String, Duration)> = self
-            .running
-            .iter_mut()
-            .filter(|(_, running)| !running.called_slow && now.saturating_sub(running.since) >= SLOW)
-            .map(|(step, running)| {
+        let mut lines = Vec::new();
+        for (step, running) in &mut self.running {
+            let elapsed = now.saturating_sub(running.since);
+            if !running.called_slow && elapsed >= SLOW {
                 running.called_slow = true;
-                (step.clone(), now.saturating_sub(running.since))
-            })
-            .collect();
-        for (step, elapsed) in slow {
-            let line = self.narrator.slow(self.narrator.name(&step), elapsed);
-            self.say(&[line]);
+                lines.push(self.narrator.slow(self.narrator.name(step), elapsed));
+            }
+            if !running.progress.is_empty() && now.saturating_sub(running.said) >= PROGRESS {
+                running.said = now;
+                lines.push(self.narrator.progress(step, elapsed, &std::mem::take(&mut running.progress)));
+            }
         }
+        self.say(&lines);
     }
 }

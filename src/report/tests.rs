@@ -614,3 +614,28 @@ fn a_reader_that_goes_away_stops_nothing() {
         report.tick();
     }
 }
+
+#[test]
+fn plain_lines_tell_from_time_to_time_how_far_a_long_step_is() {
+    let (mut report, out, _) = plain(options());
+    let millis = Arc::new(AtomicU64::new(0));
+    let now = Arc::clone(&millis);
+    report.clock = Stopwatch(Arc::new(move || Duration::from_millis(now.load(Ordering::Relaxed))));
+    report.started("no_orphans", 1);
+    for second in 0..=61_u64 {
+        millis.store(second * 1000, Ordering::Relaxed);
+        if second < 45 {
+            report.progress("no_orphans", &format!("{} of 40 tables", second / 2), Some(second as f64 / 80.0));
+        }
+        report.tick();
+        report.tick();
+    }
+    insta::assert_snapshot!(out.text(), @"
+    running        10.0s  no_orphans → 12 %: 5 of 40 tables
+    running        20.0s  no_orphans → 25 %: 10 of 40 tables
+    running        30.0s  no_orphans → 37 %: 15 of 40 tables
+    running        40.0s  no_orphans → 50 %: 20 of 40 tables
+    running        50.0s  no_orphans → 55 %: 22 of 40 tables
+    SLOW          1m 00s  no_orphans → still running
+    ");
+}

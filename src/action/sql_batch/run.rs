@@ -42,6 +42,10 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
     let books = Books::new(spec.kind, &context.run, &context.ledger_key);
     books.ensure(&mut talk).await?;
     let mut table = Table::look(batch, &spec, &mut talk).await?;
+    let watch = Watch::new(batch, context, &spec)?;
+    if let Some(watch) = &watch {
+        watch.may_look(&mut talk).await?;
+    }
     let workers = if spec.kind == Kind::Sqlite { 1 } else { batch.workers() };
     let standing = match books.standing(&mut talk).await? {
         Some(standing) => taken_up(standing, &spec, &mut table)?,
@@ -66,11 +70,12 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
             changed: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             pids: Mutex::default(),
+            lag: Mutex::default(),
             // Nobody works before the first look.
             pause: watch::Sender::new(batch.throttle.as_ref().map(|_| "the throttle looks around".to_owned())),
             over: AtomicBool::new(false),
         };
-        work(batch, &job, workers).await?;
+        work(watch.as_ref(), &job, workers).await?;
         if context.finish_up.is_cancelled() || context.cancel.is_cancelled() {
             return Err(job.stopped());
         }
@@ -83,9 +88,9 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
 }
 
 /// All workers, and who looks out for others meanwhile.
-async fn work(batch: &SqlBatch, job: &Job<'_>, workers: u32) -> Result<(), StepError> {
+async fn work(watch: Option<&Watch>, job: &Job<'_>, workers: u32) -> Result<(), StepError> {
     let all = join_all((0..workers).map(|_| job.work()));
-    let worked = match Watch::new(batch, job)? {
+    let worked = match watch {
         None => all.await,
         Some(watch) => tokio::select! {
             worked = all => worked,

@@ -1,7 +1,7 @@
 //! One worker: batch after batch, through everything that passes.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -43,6 +43,8 @@ pub(super) struct Job<'a> {
     pub batches: AtomicU64,
     /// Backends of the workers, for finding whom they block.
     pub pids: Mutex<Vec<i32>>,
+    /// How far replicas are behind, in words for the progress line.
+    pub lag: Mutex<String>,
     /// Why everybody waits, if so.
     pub pause: watch::Sender<Option<String>>,
     /// Another worker has failed.
@@ -141,7 +143,7 @@ impl Job<'_> {
             talk.change("SET enable_seqscan = off").await?;
             talk.change("SET jit = off").await?;
         }
-        self.pids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(talk.session.pid());
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).push(talk.session.pid());
         Ok(talk)
     }
 
@@ -184,7 +186,8 @@ impl Job<'_> {
     fn note(&self, rows: u64, size: u64) {
         self.changed.fetch_add(rows, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.context.progress(format!("{}{}, batches of {size}", self.so_far(), self.speed()), self.fraction());
+        let lag = self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.context.progress(format!("{}{}, batches of {size}{lag}", self.so_far(), self.speed()), self.fraction());
     }
 
     pub(super) fn all_changed(&self) -> u64 {
