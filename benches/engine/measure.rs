@@ -88,7 +88,8 @@ fn compared(subject: &[Duration], baseline: &[Duration], goal: f64) -> String {
     format!("{:>9} {ratio:>8.2}  ({low:.2}-{high:.2}) {goal:>12}", shown(median(baseline)))
 }
 
-fn verdict(met: bool, goal: &str) -> String {
+/// A goal and whether it is met.
+pub fn verdict(met: bool, goal: &str) -> String {
     format!("{goal} {}", if met { "met" } else { "MISSED" })
 }
 
@@ -96,26 +97,29 @@ fn shown(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-fn median(times: &[Duration]) -> Duration {
+/// The one in the middle.
+pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     sorted[sorted.len() / 2]
 }
 
-fn time(work: impl FnOnce()) -> Duration {
+/// How long something takes.
+pub fn time(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
 }
 
-fn run(command: &mut Command) {
+/// Runs a program that must succeed.
+pub fn run(command: &mut Command) {
     let status = command.status().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
     assert!(status.success(), "{status}: {command:?}");
 }
 
 /// The most memory a program held, its own children apart: the kernel tells it only of all
 /// children so far together, so another process of this program has the one child.
-fn peak_megabytes(command: &Command) -> u64 {
+pub fn peak_megabytes(command: &Command) -> u64 {
     let mut probe = Command::new(std::env::current_exe().expect("a running program"));
     probe.arg(PROBE).arg(command.get_program()).args(command.get_args());
     probe.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
