@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a program for developers that speaks by printing")]
 
+mod batch;
 mod import;
 mod measure;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
@@ -27,7 +28,15 @@ const RUNBOOK: &str = env!("CARGO_BIN_EXE_runbook");
 /// A scenario's name and how it is run.
 type Scenario = (&'static str, fn(&Workshop) -> Race);
 
-const SCENARIOS: &[Scenario] = &[("import", import::with_run_column), ("import-noted", import::with_noted_keys)];
+const SCENARIOS: &[Scenario] = &[
+    ("import", import::with_run_column),
+    ("import-noted", import::with_noted_keys),
+    ("batch-key-1", batch::key_1),
+    ("batch-key-2", batch::key_2),
+    ("batch-physical-1", batch::physical_1),
+    ("batch-physical-2", batch::physical_2),
+    ("batch-guides-loop", batch::guides_loop),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

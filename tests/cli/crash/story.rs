@@ -287,7 +287,9 @@ fn files(directory: &Path) -> String {
                 open.push(path.clone());
             }
             if path.extension().is_some_and(|extension| extension == "dump") {
-                let output = Command::new("pg_restore").arg("--file=/dev/null").arg(&path).output().unwrap();
+                // The one that belongs to the server: an older one does not know the file's version.
+                let path_of_programs = format!("{}:/usr/bin:/bin", crate::postgres::bin_dir().display());
+                let output = Command::new("pg_restore").env("PATH", path_of_programs).arg("--file=/dev/null").arg(&path).output().unwrap();
                 assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
             }
             names.push(path.strip_prefix(directory).unwrap().display().to_string());
