@@ -172,14 +172,46 @@ impl StepContext {
     /// The name in [`StepContext::targets`] of the connection a step works on: the one it
     /// names, the only one, or `main`.
     pub fn connection(&self, named: Option<&str>) -> Result<&str, StepError> {
-        let name = named
-            .or(self.default_connection.as_deref())
-            .ok_or_else(|| StepError::new(ErrorKind::Connection, "the step names no connection and the playbook has no default one"))?;
-        self.connections
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| StepError::new(ErrorKind::Connection, format!("the playbook declares no connection `{name}`")))
+        connection(&self.connections, self.default_connection.as_deref(), named)
     }
+}
+
+/// The world as a step's preview sees it: the databases, to be read.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// The step's full id.
+    pub step: &'a str,
+    /// What is known before a run.
+    pub values: &'a Values,
+    /// The databases.
+    pub targets: &'a Targets,
+    /// What each connection of the step's playbook is called in `targets`.
+    pub connections: &'a std::collections::BTreeMap<String, String>,
+    /// Name of the connection a step uses when it names none.
+    pub default_connection: Option<&'a str>,
+    /// Short timeouts: nobody may wait for a preview.
+    pub session: &'a SessionSettings,
+}
+
+impl Look<'_> {
+    /// As [`StepContext::connection`].
+    pub fn connection(&self, named: Option<&str>) -> Result<&str, StepError> {
+        connection(self.connections, self.default_connection, named)
+    }
+}
+
+fn connection<'a>(
+    connections: &'a std::collections::BTreeMap<String, String>,
+    default: Option<&str>,
+    named: Option<&str>,
+) -> Result<&'a str, StepError> {
+    let name = named
+        .or(default)
+        .ok_or_else(|| StepError::new(ErrorKind::Connection, "the step names no connection and the playbook has no default one"))?;
+    connections
+        .get(name)
+        .map(String::as_str)
+        .ok_or_else(|| StepError::new(ErrorKind::Connection, format!("the playbook declares no connection `{name}`")))
 }
 
 impl From<TemplateError> for StepError {

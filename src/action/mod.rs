@@ -33,7 +33,7 @@ use std::future::Future;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess};
 
-pub use context::{Answer, Channels, Prompt, PromptKind, Request, StepContext};
+pub use context::{Answer, Channels, Look, Prompt, PromptKind, Request, StepContext};
 pub use inspection::{Inspection, Loader, Use};
 
 use crate::outcome::{StepError, StepResult};
@@ -102,6 +102,10 @@ pub trait Perform {
     fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>);
     /// How it looks in a plan; values that are not known yet stay expressions.
     fn describe(&self, values: &Values) -> Description;
+    /// What the databases say of it beforehand; reads only.
+    fn preview(&self, _look: &Look<'_>) -> impl Future<Output = Result<Vec<String>, StepError>> + Send {
+        async { Ok(Vec::new()) }
+    }
     /// Does it.
     fn run(&self, context: &StepContext) -> impl Future<Output = Result<StepResult, StepError>> + Send;
 }
@@ -152,6 +156,9 @@ macro_rules! registry {
             }
             fn describe(&self, values: &Values) -> Description {
                 match self { $(Self::$variant(action) => action.describe(values)),* }
+            }
+            async fn preview(&self, look: &Look<'_>) -> Result<Vec<String>, StepError> {
+                match self { $(Self::$variant(action) => Box::pin(action.preview(look)).await),* }
             }
             async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
                 // Boxed, for the largest action's future would be every step's size.

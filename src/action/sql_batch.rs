@@ -8,6 +8,7 @@
 mod chunks;
 mod finish;
 mod pace;
+mod preview;
 mod run;
 mod statements;
 mod table;
@@ -20,7 +21,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::expect::Comparison;
-use super::{Class, Description, Inspection, Loader, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Loader, Look, Perform, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{StepError, StepResult};
 use crate::source::Spanned;
@@ -242,6 +243,10 @@ impl Perform for SqlBatch {
 
     fn describe(&self, values: &Values) -> Description {
         statements::describe(self, values)
+    }
+
+    async fn preview(&self, look: &Look<'_>) -> Result<Vec<String>, StepError> {
+        preview::preview(self, look).await
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

@@ -6,6 +6,7 @@
 
 mod build;
 mod parameters;
+mod preview;
 pub mod render;
 mod scope;
 mod selection;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 pub use build::build;
 pub use parameters::{Inputs, parse_assignment};
+pub use preview::{Previews, preview};
 pub use scope::Scope;
 
 use crate::action::{Class, Description, Perform, Recovery};

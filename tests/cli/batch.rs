@@ -181,6 +181,12 @@ fn the_order_is_chosen_where_it_is_sound_and_said() {
     assert!(line(&output).contains("key order: indexes cover what is set (racks_barcode)"), "{output}");
     assert_eq!(database.psql("SELECT count(*) FROM racks WHERE barcode IS NULL"), "0");
 
+    // The index of a constraint counts like any other.
+    let (env, database) = barcodes("", 300);
+    database.psql("ALTER TABLE racks ADD UNIQUE (barcode)");
+    let output = run(&env).exits(0);
+    assert!(line(&output).contains("key order: indexes cover what is set (racks_barcode_key)"), "{output}");
+
     let (env, database) = barcodes("order: physical", 10);
     database.psql("CREATE INDEX racks_barcode ON racks (barcode)");
     let output = run(&env).exits(3);
@@ -323,4 +329,43 @@ fn mistakes_are_found_before_anything_runs() {
 fn the_plan_shows_what_is_changed_and_how() {
     let (env, _) = barcodes("workers: 2\n      expect: {remaining: 0, unique: [barcode]}", 1);
     insta::assert_snapshot!(env.runbook(["plan", "barcodes.yaml"]).run().exits(0).stdout);
+}
+
+#[test]
+fn a_connected_plan_says_how_much_there_is_to_do() {
+    let (env, database) = barcodes("workers: 2", 20_000);
+    database.psql("CREATE INDEX racks_barcode ON racks (barcode); CREATE INDEX racks_session ON racks (session)");
+    database.psql("CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'");
+    database.psql("CREATE TRIGGER racks_noted BEFORE UPDATE ON racks FOR EACH ROW EXECUTE FUNCTION noted()");
+    database.psql("CREATE TRIGGER racks_gone AFTER DELETE ON racks FOR EACH ROW EXECUTE FUNCTION noted()");
+    let now = |env: &TestEnv| {
+        let plan = env.runbook(["plan", "--connect", "barcodes.yaml"]).run().exits(0).stdout;
+        let told: Vec<_> = plan.lines().skip_while(|line| !line.trim_start().starts_with("now ")).collect();
+        // Pages differ a little between the server's versions.
+        regex::Regex::new(r"[\d.]+ [KM]iB").unwrap().replace_all(&told.join("\n"), "[SIZE]").into_owned()
+    };
+    insta::assert_snapshot!(now(&env), @"
+    now       20000 rows to change, in key order: indexes cover what is set (racks_barcode), so rows move
+              estimated: 1 to 4 batches, 1s
+              estimated from 1000 rows: [SIZE] to [SIZE] of WAL
+              indexes that cover what is set: racks_barcode
+              triggers that each change fires: racks_noted (before)
+    undo      NONE
+    ");
+    database.psql("DROP INDEX racks_barcode");
+    insta::assert_snapshot!(now(&env), @"
+    now       20000 rows to change, in physical order: rows stay on their pages, as no index covers what is set
+              estimated: 1 to 2 batches, 1s
+              estimated from 1000 rows: [SIZE] to [SIZE] of WAL
+              triggers that each change fires: racks_noted (before)
+    undo      NONE
+    ");
+    assert_eq!(database.psql("SELECT count(*) FROM racks WHERE barcode IS NOT NULL"), "0", "it only looks");
+    database.psql("DROP TABLE racks");
+    insta::assert_snapshot!(now(&env), @r#"
+    now       cannot be told beforehand: relation "racks" does not exist
+    undo      NONE
+    "#);
+
+    env.runbook(["plan", "--connect", "barcodes.yaml"]).env("DATABASE_URL", "postgres:///nowhere?host=/nonexistent").run().exits(6);
 }

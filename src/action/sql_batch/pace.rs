@@ -6,8 +6,9 @@ use crate::units::Duration;
 pub(super) const TARGET: Duration = Duration(std::time::Duration::from_millis(500));
 /// Rows of the first batch.
 pub(super) const FIRST: f64 = 1_000.0;
-const SMALLEST: f64 = 100.0;
-const LARGEST: f64 = 100_000.0;
+/// Rows of a batch, at least where no timeout says otherwise, and at most.
+pub(super) const SMALLEST: f64 = 100.0;
+pub(super) const LARGEST: f64 = 100_000.0;
 /// Weight of the newest measurement.
 const NEWEST: f64 = 0.4;
 

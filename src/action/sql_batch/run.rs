@@ -38,7 +38,7 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
     if let Some(result) = talk.session.ledger_find(&context.ledger_key).await? {
         return Ok(serde_json::from_value(result).unwrap_or_default());
     }
-    let spec = Spec::new(batch, context, talk.session.identity().kind)?;
+    let spec = Spec::new(batch, &context.values, &format!("{}/{}", context.run, context.ledger_key), talk.session.identity().kind)?;
     let books = Books::new(spec.kind, &context.run, &context.ledger_key);
     books.ensure(&mut talk).await?;
     let mut table = Table::look(batch, &spec, &mut talk).await?;

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::table::Table;
 use super::{SqlBatch, is_batch};
-use crate::action::{Description, StepContext};
+use crate::action::Description;
 use crate::outcome::{ErrorKind, StepError};
-use crate::sql::SqlText;
+use crate::sql::{Kind as StatementKind, SqlText};
 use crate::target::{Kind, identifier, text_literal, value_literal};
 use crate::template::Values;
 
@@ -38,6 +38,7 @@ pub(super) struct Spec {
 pub(super) struct WholeStatement {
     before: String,
     after: String,
+    deletes: bool,
 }
 
 /// The rows of one batch, without `where`.
@@ -50,10 +51,11 @@ pub(super) enum Range {
 }
 
 impl Spec {
-    pub(super) fn new(batch: &SqlBatch, context: &StepContext, kind: Kind) -> Result<Self, StepError> {
-        let text = |text: &SqlText| inlined(text, &context.values, kind);
+    /// `owner` names the run and the step.
+    pub(super) fn new(batch: &SqlBatch, values: &Values, owner: &str, kind: Kind) -> Result<Self, StepError> {
+        let text = |text: &SqlText| inlined(text, values, kind);
         let parts: Vec<String> = batch.table.value.split('.').map(identifier).collect();
-        let digest = Sha256::digest(format!("{}/{}", context.run, context.ledger_key));
+        let digest = Sha256::digest(owner);
         Ok(Self {
             kind,
             name: parts.last().cloned().unwrap_or_default(),
@@ -61,7 +63,7 @@ impl Spec {
             condition: batch.condition.as_ref().map(text).transpose()?,
             worklist: batch.worklist.as_ref().map(text).transpose()?,
             set: batch.set.iter().map(|(column, value)| Ok((identifier(column), text(value)?))).collect::<Result<_, StepError>>()?,
-            update: batch.update.as_ref().map(|update| whole(update, &context.values, kind)).transpose()?,
+            update: batch.update.as_ref().map(|update| whole(update, values, kind)).transpose()?,
             convergent: convergent_column(batch).map(|column| identifier(&column)),
             tag: digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
         })
@@ -81,12 +83,40 @@ impl Spec {
 
     /// `FROM … WHERE`: all rows that are to be changed.
     pub(super) fn source(&self, table: &Table) -> String {
-        let from = if self.worklist.is_some() {
-            format!("{} AS worklist JOIN {} ON {}", self.worklist_table(), self.table, self.joined(table))
-        } else {
-            self.table.clone()
+        self.source_with(&self.worklist_table(), table)
+    }
+
+    /// The same while the worklist is a query yet.
+    pub(super) fn source_beforehand(&self, table: &Table) -> String {
+        self.source_with(&format!("({}\n)", self.worklist.as_deref().unwrap_or_default()), table)
+    }
+
+    fn source_with(&self, worklist: &str, table: &Table) -> String {
+        let from = match self.worklist {
+            Some(_) => format!("{worklist} AS worklist JOIN {} ON {}", self.table, self.joined(table)),
+            None => self.table.clone(),
         };
         format!("FROM {from} WHERE {}", self.wanted().unwrap_or_else(|| "true".into()))
+    }
+
+    /// Whether rows go instead of being changed.
+    pub(super) fn deletes(&self) -> bool {
+        self.update.as_ref().is_some_and(|whole| whole.deletes)
+    }
+
+    /// SQL: whether the index of a row `i` of `pg_index` reads a column that is set. The index
+    /// of a constraint has no dependency on columns, one over expressions no columns.
+    pub(super) fn covered(&self) -> String {
+        if self.set.is_empty() {
+            return "false".into();
+        }
+        let columns: Vec<String> = self.set.iter().map(|(column, _)| text_literal(column.trim_matches('"'))).collect();
+        format!(
+            "EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indrelid AND a.attname IN ({}) AND (a.attnum = ANY (i.indkey) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = i.indexrelid \
+             AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))",
+            columns.join(", ")
+        )
     }
 
     /// `FROM … WHERE`: the keys of a range, whatever `where` says of their rows.
@@ -195,17 +225,18 @@ pub(super) fn inlined(text: &SqlText, values: &Values, kind: Kind) -> Result<Str
     first(text)?.inlined(|expression| values.evaluate(expression).map(|value| literal_of(&value, kind)).map_err(StepError::from))
 }
 
-fn whole(text: &SqlText, values: &Values, kind: Kind) -> Result<WholeStatement, StepError> {
+fn whole(update: &SqlText, values: &Values, kind: Kind) -> Result<WholeStatement, StepError> {
     // No text of an author's holds it: YAML and the lexer refuse control characters.
     const MARK: &str = "\u{1}batch\u{1}";
-    let text = first(text)?.inlined(|expression| {
+    let text = first(update)?.inlined(|expression| {
         if is_batch(expression) {
             return Ok(MARK.to_owned());
         }
         values.evaluate(expression).map(|value| literal_of(&value, kind)).map_err(StepError::from)
     })?;
     let (before, after) = text.split_once(MARK).ok_or_else(|| StepError::new(ErrorKind::Template, "`{{ batch }}` is missing"))?;
-    Ok(WholeStatement { before: before.to_owned(), after: after.to_owned() })
+    let deletes = first(update)?.statement.kind == StatementKind::Delete;
+    Ok(WholeStatement { before: before.to_owned(), after: after.to_owned(), deletes })
 }
 
 fn first(text: &SqlText) -> Result<&crate::sql::BoundStatement, StepError> {

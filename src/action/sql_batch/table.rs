@@ -66,17 +66,14 @@ impl Table {
         if talk.session.identity().major_version < 14 {
             return Ok(Some("it needs PostgreSQL 14".into()));
         }
-        let columns: Vec<String> = spec.set.iter().map(|(column, _)| text_literal(column.trim_matches('"'))).collect();
         let sql = format!(
             "SELECT c.relkind::text, coalesce(m.amname, ''), \
              pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint, \
              greatest(c.reltuples, 0)::bigint, greatest(c.relpages, 1)::bigint, \
              EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid), \
-             (SELECT string_agg(i.indexrelid::regclass::text, ', ') FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND EXISTS ( \
-               SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid \
-                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = i.indexrelid AND d.refobjid = c.oid AND a.attname IN ({}))) \
+             (SELECT string_agg(i.indexrelid::regclass::text, ', ') FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND {}) \
              FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam WHERE c.oid = {}::regclass",
-            columns.join(", "),
+            spec.covered(),
             text_literal(&spec.table)
         );
         let rows = talk.look(&sql).await.map_err(failed)?;

@@ -22,6 +22,11 @@ impl Talk {
         Ok(Self { session, cancel: context.cancel.clone() })
     }
 
+    /// On a session that nobody stops.
+    pub(super) fn on(session: Session) -> Self {
+        Self { session, cancel: CancellationToken::new() }
+    }
+
     pub(super) async fn begin(&mut self, isolation: Option<Isolation>) -> Result<(), TargetError> {
         self.session.begin(Access::ReadWrite, isolation).await
     }

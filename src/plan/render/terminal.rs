@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::action::check::Check;
 use crate::action::{Class, Perform};
 use crate::journal::Phase;
-use crate::plan::{Plan, PlannedStep};
+use crate::plan::{Plan, PlannedStep, Previews};
 use crate::playbook::{StepSeverity, Undo};
 use crate::secret::Redactor;
 use crate::template::{Setting, Values};
@@ -15,9 +15,9 @@ use crate::text::{Field, Ink, Line, Style, draw, fields, paragraph};
 /// The widest class.
 const CLASS: usize = 15;
 
-/// Writes the whole plan.
-pub fn terminal(plan: &Plan, style: Style, out: &mut dyn Write) -> io::Result<()> {
-    let drawing = Drawing { plan, style };
+/// Writes the whole plan, with what the databases say of it where they were asked.
+pub fn terminal(plan: &Plan, previews: &Previews, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let drawing = Drawing { plan, previews, style };
     out.write_all(draw(&drawing.header(), style).as_bytes())?;
     let levels = levels(plan);
     for phase in [Phase::Steps, Phase::OnFailure, Phase::OnSuccess, Phase::Always] {
@@ -76,6 +76,7 @@ fn same_phase(plan: &Plan, step: &PlannedStep, other: usize) -> bool {
 
 struct Drawing<'a> {
     plan: &'a Plan,
+    previews: &'a Previews,
     style: Style,
 }
 
@@ -186,6 +187,9 @@ impl Drawing<'_> {
         let settings = &step.step.settings;
         let values = &self.plan.scopes[step.scope].values;
         let mut parts = Vec::new();
+        if let Some(lines) = self.previews.get(&step.id) {
+            parts.push(Field::new("now", lines.iter().map(|line| self.line(line)).collect()));
+        }
         if let Some(needs) = self.needs(step, index) {
             parts.push(needs);
         }
@@ -348,7 +352,7 @@ always:
         };
         let plan = build(&path, loaded, &inputs).unwrap_or_else(|(_, diagnostics)| panic!("{diagnostics:?}"));
         let mut drawn = Vec::new();
-        terminal(&plan, Style { color: false, width: Some(width) }, &mut drawn).unwrap();
+        terminal(&plan, &Previews::new(), Style { color: false, width: Some(width) }, &mut drawn).unwrap();
         String::from_utf8(drawn).unwrap().replace(&directory.path().display().to_string(), "[DIR]")
     }
 
