@@ -7,6 +7,7 @@
 
 mod chunks;
 mod finish;
+mod kept;
 mod pace;
 mod preview;
 mod run;
@@ -26,7 +27,7 @@ use crate::diagnostic::Diagnostic;
 use crate::outcome::{StepError, StepResult};
 use crate::source::Spanned;
 use crate::sql::{Kind, SqlText};
-use crate::template::{Expression, Place, Setting, Values};
+use crate::template::{Expression, Place, Setting, Template, Values};
 use crate::units::{ByteSize, Duration};
 use crate::yaml::span_within;
 
@@ -45,7 +46,7 @@ const BATCH: &str = "batch";
 /// ```
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{"required": ["set"]}, {"required": ["update"]}], "examples" = [
+#[schemars(extend("oneOf" = [{"required": ["set"]}, {"required": ["update"]}, {"required": ["restore"]}], "examples" = [
     {"table": "racks", "where": "barcode IS NULL", "set": {"barcode": "'R-' || id"}, "expect": {"remaining": 0}},
     {"table": "scans", "update": "DELETE FROM scans WHERE {{ batch }} AND scanned_at < now() - interval '2 years'", "workers": 2}
 ]))]
@@ -65,11 +66,19 @@ pub struct SqlBatch {
     worklist: Option<SqlText>,
     /// New values by column: SQL expressions over the table's columns and the worklist's.
     #[serde(default)]
-    set: IndexMap<String, SqlText>,
+    set: Option<IndexMap<String, SqlText>>,
     /// A whole UPDATE or DELETE instead of `set`; `{{ batch }}` stands for the condition that
     /// picks a batch's rows, and names the table by its own name.
     #[serde(default)]
     update: Option<SqlText>,
+    /// Instead of `set`: puts back what an earlier step kept by `keep_old`. Rows that somebody
+    /// has changed since keep their values, and are counted.
+    #[serde(default)]
+    restore: Option<Restore>,
+    /// Writes down the values that `set` overwrites, in a table of runbook's own in the same
+    /// database, until `restore` has put all of them back.
+    #[serde(default)]
+    keep_old: bool,
     /// In which order rows are visited. Default: `auto`.
     #[serde(default)]
     order: Spanned<Order>,
@@ -113,6 +122,17 @@ enum Order {
     /// By place in the table's file, which leaves less bloat and is faster. Only where `where`
     /// asks for `COLUMN IS NULL` and `set` fills that column.
     Physical,
+}
+
+/// Whose old values are put back.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Restore {
+    /// The id of the step that kept them.
+    step: Spanned<String>,
+    /// The run it belongs to. Default: this one.
+    #[serde(default)]
+    run: Option<Template>,
 }
 
 /// When to pause between batches.
@@ -160,9 +180,29 @@ struct Expect {
 impl SqlBatch {
     /// Every SQL text with what it is.
     fn texts(&self) -> impl Iterator<Item = (&SqlText, Role)> {
-        let fragments = self.condition.iter().chain(self.set.values()).map(|text| (text, Role::Fragment));
+        let fragments = self.condition.iter().chain(self.set().map(|(_, value)| value)).map(|text| (text, Role::Fragment));
         let queries = self.worklist.iter().chain(self.throttle.iter().filter_map(|throttle| throttle.query.as_ref()));
         fragments.chain(queries.map(|text| (text, Role::Query))).chain(self.update.iter().map(|text| (text, Role::Change)))
+    }
+
+    /// Column and new value.
+    fn set(&self) -> impl Iterator<Item = (&String, &SqlText)> {
+        self.set.iter().flatten()
+    }
+
+    /// What does not fit together of what is to be done to the rows.
+    fn wrong_change(&self) -> Option<&'static str> {
+        let ways = [self.set.is_some(), self.update.is_some(), self.restore.is_some()];
+        match () {
+            () if ways.iter().filter(|way| **way).count() > 1 => Some("exactly one of `set`, `update` and `restore` says what is changed"),
+            () if self.set.is_some() && self.set().next().is_none() => Some("`set` names no column"),
+            () if self.worklist.is_some() && self.set.is_none() => {
+                Some("a `worklist` gives its values to `set`; an `update` joins what it needs by itself, `restore` has its own")
+            }
+            () if self.restore.is_some() && self.condition.is_some() => Some("`restore` takes the rows that were kept; leave `where` out"),
+            () if self.keep_old && self.set.is_none() => Some("`keep_old` keeps what `set` overwrites, and there is no `set`"),
+            () => None,
+        }
     }
 
     fn workers(&self) -> u32 {
@@ -220,12 +260,10 @@ impl Perform for SqlBatch {
         for comparison in expect.iter().flat_map(|expect| [&expect.remaining, &expect.rows_affected]).flatten() {
             comparison.settings().for_each(|setting| inspection.setting(setting));
         }
-        if self.update.is_some() && !self.set.is_empty() {
-            let message = "exactly one of `set` and `update` says what is changed";
-            inspection.diagnostics.push(Diagnostic::error("batch-change", self.table.span, message));
+        if let Some(run) = self.restore.as_ref().and_then(|restore| restore.run.as_ref()) {
+            inspection.template(run, Place::Argument);
         }
-        if self.worklist.is_some() && self.update.is_some() {
-            let message = "a `worklist` gives its values to `set`; an `update` joins what it needs by itself";
+        if let Some(message) = self.wrong_change() {
             inspection.diagnostics.push(Diagnostic::error("batch-change", self.table.span, message));
         }
         if expect.is_some_and(|expect| expect.remaining.is_some()) && self.condition.is_none() {

@@ -12,6 +12,7 @@
 mod barcode_migration;
 mod batch;
 mod batch_neighbours;
+mod batch_restore;
 mod children;
 mod commit;
 mod crash;

@@ -167,7 +167,7 @@ fn a_snapshot_that_waits_is_stopped_by_the_second_interrupt() {
     let mut env = TestEnv::new();
     let database = env.database();
     database.psql(TABLES);
-    env.write("compare.yaml", COMPARE);
+    env.write("compare.yaml", COMPARE.replace("steps:", "defaults: {lock_timeout: 50s}\nsteps:"));
     let mut writer = database.session();
     writer.run("BEGIN; LOCK TABLE racks IN ACCESS EXCLUSIVE MODE");
     let running = env.runbook(["run", "compare.yaml"]).spawn();

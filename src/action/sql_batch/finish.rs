@@ -31,7 +31,15 @@ pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> 
     let sweeps = job.phase;
     let late = if sweeps > 0 { changed - job.books.changed(talk, Some(0)).await.map_err(failed)? } else { 0 };
     let left = remaining(talk, job.spec).await?;
+    let kept = match &job.spec.restored {
+        Some(found) => found.left(changed, talk).await.map_err(failed)?,
+        None => 0,
+    };
+    let since = (kept > 0).then(|| {
+        format!("{} changed since or gone: left as they are; their old values stay in {}", count(kept, "row"), job.spec.worklist_table())
+    });
     let result = StepResult {
+        findings: since.into_iter().collect(),
         summary: summary(job, changed, late),
         value: Some(Value::from(changed)),
         rows_affected: Some(changed),
@@ -40,7 +48,7 @@ pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> 
     if let Some(expect) = &batch.expect {
         judge(expect, job, talk, changed, left).await.map_err(|error| error.with_result(result.clone()))?;
     }
-    record(job, talk, result).await
+    record(job, talk, result, kept == 0).await
 }
 
 fn summary(job: &Job<'_>, changed: u64, late: u64) -> String {
@@ -133,11 +141,14 @@ fn plain(rows: Rows) -> Rows {
 }
 
 /// One transaction forgets the books and records that the step is done.
-async fn record(job: &Job<'_>, talk: &mut Talk, result: StepResult) -> Result<StepResult, StepError> {
+async fn record(job: &Job<'_>, talk: &mut Talk, result: StepResult, all_put_back: bool) -> Result<StepResult, StepError> {
     let effect = Effect { context: job.context, connection: job.connection, ledger: true };
     let recorded = async {
         talk.begin(None).await?;
         job.books.close(talk, job.spec).await?;
+        if let Some(found) = job.spec.restored.as_ref().filter(|_| all_put_back) {
+            found.forget(job.spec.kind, talk).await?;
+        }
         effect.record(&mut talk.session, &result).await?;
         talk.session.commit().await
     }

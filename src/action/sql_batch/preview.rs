@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::SqlBatch;
+use super::kept::Found;
 use super::pace::{LARGEST, SMALLEST, TARGET};
 use super::statements::Spec;
 use super::table::Table;
 use super::talk::{Talk, number, text, whole};
+use super::{Restore, SqlBatch};
 use crate::action::Look;
 use crate::outcome::StepError;
 use crate::target::{Kind, TargetError, text_literal};
@@ -46,7 +47,12 @@ pub(super) async fn preview(batch: &SqlBatch, look: &Look<'_>) -> Result<Vec<Str
     let connection = look.connection(batch.connection.as_ref().map(|name| name.value.as_str()))?;
     let session = look.targets.session(connection, look.step, look.session).await?;
     let mut talk = Talk::on(session);
-    let spec = Spec::new(batch, look.values, look.step, talk.session.identity().kind)?;
+    let mut spec = Spec::new(batch, look.values, look.step, talk.session.identity().kind)?;
+    match &batch.restore {
+        Some(Restore { run: None, step }) => return Ok(vec![format!("the rows that `{}` will have kept", step.value)]),
+        Some(restore) => spec = spec.restoring(Found::look(batch, restore, look.values, "", &mut talk).await?),
+        None => {}
+    }
     let table = Table::look(batch, &spec, &mut talk).await?;
     let total = number(&talk.look(&format!("SELECT count(*) {}", spec.source_beforehand(&table))).await?);
     let order = if table.physical { "physical" } else { "key" };

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::SqlBatch;
 use super::chunks::{Books, Standing};
 use super::finish::{finish, remaining};
+use super::kept::Found;
 use super::pace::TARGET;
 use super::statements::Spec;
 use super::table::Table;
@@ -39,6 +40,10 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
         return Ok(serde_json::from_value(result).unwrap_or_default());
     }
     let spec = Spec::new(batch, &context.values, &format!("{}/{}", context.run, context.ledger_key), talk.session.identity().kind)?;
+    let spec = match &batch.restore {
+        Some(restore) => spec.restoring(Found::look(batch, restore, &context.values, &context.run, &mut talk).await?),
+        None => spec,
+    };
     let books = Books::new(spec.kind, &context.run, &context.ledger_key);
     books.ensure(&mut talk).await?;
     let mut table = Table::look(batch, &spec, &mut talk).await?;
@@ -49,7 +54,7 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
     let workers = if spec.kind == Kind::Sqlite { 1 } else { batch.workers() };
     let standing = match books.standing(&mut talk).await? {
         Some(standing) => taken_up(standing, &spec, &mut table)?,
-        None => begin(&books, &spec, &table, workers, &mut talk).await?,
+        None => begin(batch, context, &books, &spec, &table, workers, &mut talk).await?,
     };
     let total = standing.total;
     let mut phase = standing.phase;
@@ -135,7 +140,19 @@ fn taken_up(standing: Standing, spec: &Spec, table: &mut Table) -> Result<Standi
 }
 
 /// The worklist, the number of rows and the chunks come from one moment.
-async fn begin(books: &Books, spec: &Spec, table: &Table, workers: u32, talk: &mut Talk) -> Result<Standing, StepError> {
+async fn begin(
+    batch: &SqlBatch,
+    context: &StepContext,
+    books: &Books,
+    spec: &Spec,
+    table: &Table,
+    workers: u32,
+    talk: &mut Talk,
+) -> Result<Standing, StepError> {
+    let moved = spec.set.iter().find(|(column, _)| spec.keeps && table.key.contains(column));
+    if let Some((column, _)) = moved {
+        return Err(unusable(format!("`keep_old` finds rows again by their key, and `set` changes {column} of it")));
+    }
     let standing = in_transaction(talk, async |talk| {
         if let Some(worklist) = &spec.worklist {
             let name = spec.worklist_table();
@@ -145,6 +162,9 @@ async fn begin(books: &Books, spec: &Spec, table: &Table, workers: u32, talk: &m
                 Kind::Sqlite => talk.change(&format!("CREATE UNIQUE INDEX {name}_key ON {name} ({})", table.key.join(", "))).await?,
             };
             talk.change(&format!("ANALYZE {name}")).await?;
+        }
+        if spec.keeps {
+            spec.prepare_keeping(batch, &context.run, &context.ledger_key, table, talk).await?;
         }
         let mut standing = Standing { fingerprint: spec.fingerprint(&table.key), physical: table.physical, total: 0, phase: 0 };
         standing.total = books.lay_out(talk, spec, table, 0, workers).await?;

@@ -6,8 +6,9 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::kept::{Found, kept_table};
 use super::table::Table;
-use super::{SqlBatch, is_batch};
+use super::{Restore, SqlBatch, is_batch};
 use crate::action::Description;
 use crate::outcome::{ErrorKind, StepError};
 use crate::sql::{Kind as StatementKind, SqlText};
@@ -30,7 +31,12 @@ pub(super) struct Spec {
     /// The column that `where` asks to be NULL and `set` fills.
     pub convergent: Option<String>,
     /// Names the step's own tables.
-    pub tag: String,
+    tag: String,
+    /// Where old values are kept, if they are.
+    pub keeps: bool,
+    pub kept_in: String,
+    /// Old values that are put back.
+    pub restored: Option<Found>,
 }
 
 /// An author's statement around its `{{ batch }}`.
@@ -55,30 +61,42 @@ impl Spec {
     pub(super) fn new(batch: &SqlBatch, values: &Values, owner: &str, kind: Kind) -> Result<Self, StepError> {
         let text = |text: &SqlText| inlined(text, values, kind);
         let parts: Vec<String> = batch.table.value.split('.').map(identifier).collect();
-        let digest = Sha256::digest(owner);
         Ok(Self {
             kind,
             name: parts.last().cloned().unwrap_or_default(),
             table: parts.join("."),
             condition: batch.condition.as_ref().map(text).transpose()?,
             worklist: batch.worklist.as_ref().map(text).transpose()?,
-            set: batch.set.iter().map(|(column, value)| Ok((identifier(column), text(value)?))).collect::<Result<_, StepError>>()?,
+            set: batch.set().map(|(column, value)| Ok((identifier(column), text(value)?))).collect::<Result<_, StepError>>()?,
             update: batch.update.as_ref().map(|update| whole(update, values, kind)).transpose()?,
             convergent: convergent_column(batch).map(|column| identifier(&column)),
-            tag: digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            tag: tag_of(owner),
+            keeps: batch.keep_old,
+            kept_in: kept_table(kind, owner),
+            restored: None,
         })
+    }
+
+    /// The same, for putting old values back.
+    pub(super) fn restoring(self, found: Found) -> Self {
+        let set = found.columns.iter().enumerate().map(|(n, column)| (column.clone(), format!("worklist.old_{}", n + 1))).collect();
+        Self { set, restored: Some(found), ..self }
     }
 
     /// Tells what the chunks were cut from. What is done to their rows may be edited between
     /// two processes of a run, which the engine asks a person to accept; the rows may not.
     pub(super) fn fingerprint(&self, key: &[String]) -> String {
-        let rows = format!("{:?}", (&self.table, key, &self.condition, &self.worklist));
+        let restored = self.restored.as_ref().map(|found| &found.name);
+        let rows = format!("{:?}", (&self.table, key, &self.condition, &self.worklist, self.keeps, restored));
         Sha256::digest(rows).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The table that keeps the worklist.
+    /// The table that keeps the worklist, or the old values.
     pub(super) fn worklist_table(&self) -> String {
-        own_table(self.kind, &format!("worklist_{}", self.tag))
+        match &self.restored {
+            Some(found) => found.name.clone(),
+            None => own_table(self.kind, &format!("worklist_{}", self.tag)),
+        }
     }
 
     /// `FROM … WHERE`: all rows that are to be changed.
@@ -88,13 +106,17 @@ impl Spec {
 
     /// The same while the worklist is a query yet.
     pub(super) fn source_beforehand(&self, table: &Table) -> String {
-        self.source_with(&format!("({}\n)", self.worklist.as_deref().unwrap_or_default()), table)
+        match &self.worklist {
+            Some(query) => self.source_with(&format!("({query}\n)"), table),
+            None => self.source(table),
+        }
     }
 
     fn source_with(&self, worklist: &str, table: &Table) -> String {
-        let from = match self.worklist {
-            Some(_) => format!("{worklist} AS worklist JOIN {} ON {}", self.table, self.joined(table)),
-            None => self.table.clone(),
+        let from = if self.has_worklist() {
+            format!("{worklist} AS worklist JOIN {} ON {}", self.table, self.joined(table))
+        } else {
+            self.table.clone()
         };
         format!("FROM {from} WHERE {}", self.wanted().unwrap_or_else(|| "true".into()))
     }
@@ -121,7 +143,7 @@ impl Spec {
 
     /// `FROM … WHERE`: the keys of a range, whatever `where` says of their rows.
     pub(super) fn keys(&self, table: &Table, range: &Range) -> String {
-        let from = if self.worklist.is_some() { self.worklist_table() } else { self.table.clone() };
+        let from = if self.has_worklist() { self.worklist_table() } else { self.table.clone() };
         format!("FROM {from} AS {} WHERE {}", self.name, self.in_range(table, range))
     }
 
@@ -135,17 +157,33 @@ impl Spec {
 
     /// The change of one batch.
     pub(super) fn change(&self, table: &Table, range: &Range) -> String {
-        let picked: Vec<String> = std::iter::once(self.in_range(table, range)).chain(self.wanted()).collect();
         if let Some(whole) = &self.update {
+            let picked: Vec<String> = std::iter::once(self.in_range(table, range)).chain(self.wanted()).collect();
             return format!("{}({}){}", whole.before, picked.join(" AND "), whole.after);
         }
         let set: Vec<String> = self.set.iter().map(|(column, value)| format!("{column} = ({value})")).collect();
-        let (from, joined) = match self.worklist {
-            Some(_) => (format!(" FROM {} AS worklist", self.worklist_table()), Some(self.joined(table))),
-            None => (String::new(), None),
-        };
-        let conditions: Vec<String> = joined.into_iter().chain(picked).chain(self.fills()).collect();
-        format!("UPDATE {} SET {}{from} WHERE {}", self.table, set.join(", "), conditions.join(" AND "))
+        let from = if self.has_worklist() { format!(" FROM {} AS worklist", self.worklist_table()) } else { String::new() };
+        format!("UPDATE {} SET {}{from} WHERE {}", self.table, set.join(", "), self.conditions(table, range).join(" AND "))
+    }
+
+    /// The tables that a batch reads.
+    pub(super) fn tables(&self, table: &Table) -> String {
+        if self.has_worklist() {
+            format!("{} AS worklist JOIN {} ON {}", self.worklist_table(), self.table, self.joined(table))
+        } else {
+            self.table.clone()
+        }
+    }
+
+    /// What picks the rows of a batch by `set`.
+    pub(super) fn conditions(&self, table: &Table, range: &Range) -> Vec<String> {
+        let joined = self.has_worklist().then(|| self.joined(table));
+        joined.into_iter().chain([self.in_range(table, range)]).chain(self.wanted()).chain(self.fills()).collect()
+    }
+
+    /// Values come from a table of the step's own.
+    pub(super) fn has_worklist(&self) -> bool {
+        self.worklist.is_some() || self.restored.is_some()
     }
 
     /// A row stays out when it would be as unfinished as before: else it would be changed
@@ -158,6 +196,13 @@ impl Spec {
 
     /// `where`. The worklist may have columns of the same names, so there it sees the table alone.
     fn wanted(&self) -> Option<String> {
+        if let Some(found) = &self.restored {
+            // What was changed since belongs to somebody else.
+            let same = if self.kind == Kind::Postgres { "IS NOT DISTINCT FROM" } else { "IS" };
+            let unchanged =
+                found.columns.iter().enumerate().map(|(n, column)| format!("{}.{column} {same} worklist.new_{}", self.name, n + 1));
+            return Some(unchanged.collect::<Vec<_>>().join(" AND "));
+        }
         let condition = self.condition.as_ref()?;
         Some(match (&self.worklist, self.kind) {
             (Some(_), Kind::Postgres) => {
@@ -205,6 +250,11 @@ impl Spec {
             Kind::Sqlite => format!("json_array({})", texts.join(", ")),
         }
     }
+}
+
+/// A short name for what belongs to a step of a run.
+pub(super) fn tag_of(owner: &str) -> String {
+    Sha256::digest(owner).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `runbook.NAME`, or `runbook_NAME` where there are no schemas.
@@ -261,7 +311,7 @@ pub(super) fn convergent_column(batch: &SqlBatch) -> Option<String> {
     let table = batch.table.value.rsplit('.').next().unwrap_or_default().to_lowercase();
     conditions_for_null(&condition).into_iter().find_map(|column| {
         let column = column.strip_prefix(&format!("{table}.")).unwrap_or(&column).to_owned();
-        batch.set.keys().find(|name| **name == column).cloned()
+        batch.set().find(|(name, _)| **name == column).map(|(name, _)| name.clone())
     })
 }
 
@@ -309,10 +359,11 @@ pub(super) fn describe(batch: &SqlBatch, values: &Values) -> Description {
         details.push("the worklist, computed once:".to_owned());
         details.extend(lines(shown(worklist)).into_iter().map(|line| format!("  {line}")));
     }
-    match &batch.update {
-        Some(update) => details.extend(lines(shown(update))),
-        None => {
-            let set: Vec<String> = batch.set.iter().map(|(column, value)| format!("{column} = {}", shown(value))).collect();
+    match (&batch.update, &batch.restore) {
+        (Some(update), _) => details.extend(lines(shown(update))),
+        (None, Some(restore)) => details.push(restores(batch, restore, values)),
+        (None, None) => {
+            let set: Vec<String> = batch.set().map(|(column, value)| format!("{column} = {}", shown(value))).collect();
             details.extend(lines(format!("UPDATE {} SET {}", batch.table.value, set.join(", "))));
             details.push(format!(" WHERE {{{{ batch }}}}{}", condition.as_ref().map(|text| format!(" AND {text}")).unwrap_or_default()));
         }
@@ -321,6 +372,10 @@ pub(super) fn describe(batch: &SqlBatch, values: &Values) -> Description {
         && let Some(condition) = &condition
     {
         details.push(format!("each batch also asks for {condition}"));
+    }
+    if batch.keep_old {
+        let columns: Vec<&str> = batch.set().map(|(column, _)| column.as_str()).collect();
+        details.push(format!("keeps the old values of {} for `restore`", columns.join(", ")));
     }
     let workers = batch.workers();
     let duration = batch.target_duration.as_ref().and_then(|setting| values.setting(setting).ok()).unwrap_or(super::pace::TARGET);
@@ -343,6 +398,17 @@ pub(super) fn describe(batch: &SqlBatch, values: &Values) -> Description {
         }
     }
     Description { summary: format!("batches over {}", batch.table.value), details }
+}
+
+fn restores(batch: &SqlBatch, restore: &Restore, values: &Values) -> String {
+    let run = match &restore.run {
+        Some(run) => format!("run {}", values.text(run).unwrap_or_else(|_| run.text.value.clone())),
+        None => "this run".into(),
+    };
+    format!(
+        "puts the values of {} back that step `{}` of {run} has overwritten, unless somebody changed them since",
+        batch.table.value, restore.step.value
+    )
 }
 
 #[cfg(test)]

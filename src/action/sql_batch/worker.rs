@@ -9,9 +9,9 @@ use tokio::time::sleep;
 
 use super::chunks::Books;
 use super::pace::{FIRST, Pace};
-use super::statements::Spec;
+use super::statements::{Range, Spec};
 use super::table::Table;
-use super::talk::{Remedy, Talk, failed, remedy};
+use super::talk::{Remedy, Talk, failed, number, remedy};
 use crate::action::StepContext;
 use crate::outcome::{Aftermath, ErrorKind, StepError};
 use crate::target::{Kind, SessionSettings, TargetError};
@@ -124,7 +124,7 @@ impl Job<'_> {
         } else {
             chunk.next_keys(talk, self.spec, self.table, size).await?
         };
-        let rows = talk.change(&self.spec.change(self.table, &step.range)).await?;
+        let rows = self.change(talk, &step.range).await?;
         if !self.books.advance(talk, &chunk, &step, rows).await? {
             talk.session.rollback().await;
             return Err(TargetError::LockLost {
@@ -145,6 +145,22 @@ impl Job<'_> {
         }
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).push(talk.session.pid());
         Ok(talk)
+    }
+
+    /// Changes the rows of a batch, and keeps their old values where that is asked for.
+    async fn change(&self, talk: &mut Talk, range: &Range) -> Result<u64, TargetError> {
+        let (spec, table) = (self.spec, self.table);
+        match (spec.keeps, spec.kind) {
+            (false, _) => talk.change(&spec.change(table, range)).await,
+            (true, Kind::Postgres) => Ok(number(&talk.rows(&spec.keeping_change(table, range)).await?)),
+            (true, Kind::Sqlite) => {
+                let [before, after] = spec.keeping_around(table, range);
+                talk.change(&before).await?;
+                let rows = talk.change(&spec.change(table, range)).await?;
+                talk.change(&after).await?;
+                Ok(rows)
+            }
+        }
     }
 
     async fn recover(&self, error: TargetError, talk: &mut Option<Talk>, pace: &mut Pace, failures: u32) -> Result<(), StepError> {
