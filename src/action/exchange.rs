@@ -1,4 +1,6 @@
-//! The HTTP exchange itself: client, redirects, errors in words.
+//! The HTTP exchange itself: client, redirects, answers.
+
+mod failure;
 
 use std::sync::Once;
 use std::time::{Duration as Time, Instant};
@@ -10,6 +12,8 @@ use serde::Deserialize;
 
 use crate::outcome::{ErrorKind, StepError};
 use crate::units::Duration;
+
+pub(super) use failure::explained;
 
 const MOST_REDIRECTS: usize = 10;
 /// How much of a body is read; what a check looks at is smaller.
@@ -88,48 +92,16 @@ pub(super) fn is_overload(status: u16) -> bool {
     matches!(status, 429 | 502 | 503 | 504)
 }
 
-/// All causes, without the URL, which may hold a secret.
-pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut causes = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
-        source = cause.source();
-    }
-    let what = match error {
-        _ if error.is_connect() => "cannot connect",
-        _ if error.is_builder() => "this is not a request that can be sent",
-        _ if error.is_body() || error.is_decode() => "the body did not arrive",
-        _ => "the exchange failed",
-    };
-    causes.insert(0, what.to_owned());
-    causes.join(": ")
-}
-
-/// Trying again does not make a certificate valid.
-pub(super) fn is_certificate(error: &reqwest::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
-}
-
 /// What a webhook's answer means: anything but success is a failure.
-pub(super) fn accepted(answer: Result<reqwest::Response, reqwest::Error>) -> Result<(), StepError> {
-    let (message, transient) = match answer {
-        Ok(answer) if answer.status().is_success() => return Ok(()),
-        Ok(answer) => (format!("status {}", answer.status().as_u16()), is_overload(answer.status().as_u16())),
-        Err(error) => (reason(&error), error.is_connect() && !is_certificate(&error)),
-    };
-    let mut error = StepError::new(ErrorKind::Http, message);
-    error.transient = transient;
-    Err(error)
+pub(super) fn accepted(answer: Result<reqwest::Response, reqwest::Error>, timeout: Duration) -> Result<(), StepError> {
+    let answer = answer.map_err(|error| {
+        let failed = explained(&error, timeout);
+        StepError { transient: failed.transient && error.is_connect(), ..failed }
+    })?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let refused = StepError::new(ErrorKind::Http, format!("status {}", status.as_u16()));
+    Err(StepError { transient: is_overload(status.as_u16()), ..refused })
 }

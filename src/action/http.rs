@@ -5,7 +5,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::exchange::{Answer, Redirects, client, exchange, is_certificate, is_overload, milliseconds, reason};
+use super::exchange::{Answer, Redirects, client, exchange, explained, is_overload, milliseconds};
 use super::json_template::JsonTemplate;
 use super::written::{Codes, Pattern, short, shown, unmet};
 use super::{Class, Description, Inspection, Perform, StepContext};
@@ -154,8 +154,8 @@ impl Http {
     }
 
     fn request(&self, values: &Values) -> Result<reqwest::RequestBuilder, StepError> {
-        let failed = |error: &reqwest::Error| StepError::new(ErrorKind::Http, reason(error));
-        let client = client(self.redirects, self.timeout.unwrap_or(DEFAULT_TIMEOUT)).map_err(|error| failed(&error))?;
+        let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let client = client(self.redirects, timeout).map_err(|error| explained(&error, timeout))?;
         let mut request = client.request(self.method.into(), values.text(&self.url)?).headers(self.header_map(values)?);
         if let Some(body) = &self.body {
             request = request.body(values.text(body)?);
@@ -182,14 +182,9 @@ impl Http {
     /// Nothing is changed by a request that only looks, nor by one that never left.
     fn not_exchanged(&self, error: &reqwest::Error) -> StepError {
         let never_left = error.is_connect() || error.is_builder();
-        let what = if error.is_timeout() {
-            format!("no complete answer within {}", self.timeout.unwrap_or(DEFAULT_TIMEOUT))
-        } else {
-            reason(error)
-        };
-        let mut failed = StepError::new(ErrorKind::Http, what).aftermath(if never_left { Aftermath::Unchanged } else { self.if_sent() });
-        failed.transient = !error.is_builder() && (never_left || self.method.only_looks()) && !is_certificate(error);
-        failed
+        let failed = explained(error, self.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let transient = failed.transient && (never_left || self.method.only_looks());
+        StepError { transient, ..failed }.aftermath(if never_left { Aftermath::Unchanged } else { self.if_sent() })
     }
 
     fn refusal(&self, answer: &Answer, body: &str, result: &StepResult, values: &Values) -> Option<StepError> {
@@ -374,7 +369,8 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
         let get = run(&url, "{url: '{{ params.app }}', timeout: 20ms}").await.unwrap_err();
-        assert_eq!((get.message.as_str(), get.aftermath), ("no complete answer within 20ms", Aftermath::Unchanged));
+        let message = format!("no complete answer from {} within 20ms", silent.local_addr().unwrap());
+        assert_eq!((get.message, get.aftermath), (message, Aftermath::Unchanged));
         let post = run(&url, "{url: '{{ params.app }}', method: POST, timeout: 20ms}").await.unwrap_err();
         assert_eq!((post.kind, post.aftermath, post.transient), (ErrorKind::Http, Aftermath::Unknown, false));
     }
@@ -399,7 +395,7 @@ mod tests {
 
         let error = run("http://127.0.0.1:1", yaml).await.unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
-        assert!(error.message.starts_with("cannot connect: "), "{}", error.message);
+        assert!(error.message.ends_with("connection refused"), "{}", error.message);
     }
 
     #[tokio::test]

@@ -146,7 +146,7 @@ impl Notify {
         });
         let request = client(Redirects::SameHost, TIMEOUT).map(|client| client.post(url.expose()).json(&payload));
         tokio::select! {
-            answer = async { request?.send().await } => accepted(answer),
+            answer = async { request?.send().await } => accepted(answer, TIMEOUT),
             () = context.cancel.cancelled() => Err(StepError::new(ErrorKind::Cancelled, "stopped while sending")),
         }
     }
@@ -162,7 +162,12 @@ fn unreached(failed: Vec<(String, StepError)>, reached: &[&str]) -> StepError {
     if !reached.is_empty() {
         error = error.fact("reached", reached.join(", ")).aftermath(Aftermath::Partial);
     }
-    failed.into_iter().fold(error, |error, (name, reason)| error.fact(name, reason.message))
+    for (name, reason) in failed {
+        error = error.fact(name, reason.message);
+        let new: Vec<String> = reason.hints.into_iter().filter(|hint| !error.hints.contains(hint)).collect();
+        error.hints.extend(new);
+    }
+    error
 }
 
 #[cfg(test)]

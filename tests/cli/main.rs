@@ -41,6 +41,7 @@ mod snapshot;
 mod stock_audit;
 mod structure;
 mod terminal;
+mod unreached;
 mod validate;
 
 use environment::TestEnv;

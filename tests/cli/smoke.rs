@@ -152,7 +152,7 @@ fn an_application_that_is_not_there() {
     application.stop();
     insta::assert_snapshot!(said_of(&with_application(&application), HEALTH), @r#"
     FAILED         [DURATION]  The health endpoint reports database and sign-in
-      cannot connect: client error (Connect): tcp connect error: Connection refused (os error 111)
+      no connection to 127.0.0.1:[PORT]: connection refused
       step      health
       where     playbooks/post-deploy-smoke.yaml:[PLACE]
                 [LINE] |       url: "{{ params.app_url }}/api/health"
