@@ -26,9 +26,9 @@ impl Drop for Server {
     }
 }
 
-/// Where the tested server's programs are.
+/// Where the tested server's programs are: in `RUNBOOK_TEST_PG_BIN`, else the machine's.
 pub fn programs() -> PathBuf {
-    std::env::var_os("RUNBOOK_TEST_POSTGRES_BIN").map_or_else(machine_programs, PathBuf::from)
+    std::env::var_os("RUNBOOK_TEST_PG_BIN").map_or_else(machine_programs, PathBuf::from)
 }
 
 /// Where those of the operating system are, which know TLS.
