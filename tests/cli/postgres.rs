@@ -29,6 +29,9 @@ use tempfile::TempDir;
 /// How long a server may take to start or to stop before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The variable that names another server's programs.
+const CHOICE: &str = "RUNBOOK_TEST_PG_BIN";
+
 /// The port in the name of the socket of a server without TCP.
 const SOCKET_PORT: u16 = 5432;
 
@@ -79,10 +82,15 @@ fn next_name() -> String {
 /// Debian's.
 pub fn bin_dir() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(|| match std::env::var_os("RUNBOOK_TEST_PG_BIN") {
+    FOUND.get_or_init(|| match std::env::var_os(CHOICE) {
         Some(chosen) => chosen.into(),
         None => newest_installed().expect("no PostgreSQL server in /usr/lib/postgresql: run `bash .ci/setup` or set RUNBOOK_TEST_PG_BIN"),
     })
+}
+
+/// Whether somebody chose the server, which may then lack what `.ci/setup` installs.
+pub fn is_chosen() -> bool {
+    std::env::var_os(CHOICE).is_some()
 }
 
 /// The major version of the server's programs.
