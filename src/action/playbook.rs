@@ -14,6 +14,8 @@ use crate::template::{Setting, Values};
 
 /// Runs another playbook's steps here, each shown as `this-step/its-step`.
 ///
+/// Later steps read a result of them as `steps.THIS_STEP.ITS_STEP.value`.
+///
 /// ```yaml
 /// playbook: {file: backup.yaml, params: {dir: backups}}
 /// ```

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gates;
 use super::scheduler::{Scheduler, Task};
 use super::step::{StepEnd, StepMessage};
-use super::values::scope_values;
+use super::values::{nested_results, scope_values};
 use super::{Ending, EngineError, Reply, Setup, Signal, StepDecision};
 use crate::action::Request;
 use crate::journal::{EventKind, Operator, Outcome, Pause, Phase, RunState, RunStatus, SkipCause, StepState};
@@ -73,7 +73,7 @@ pub(super) struct Dispatcher<'a> {
 
 impl<'a> Dispatcher<'a> {
     pub(super) fn new(setup: Setup<'a>, run: String, state: RunState, identities: BTreeMap<String, Identity>) -> Self {
-        let results: Vec<StepResults> = setup.plan.scopes.iter().map(|_| StepResults::default()).collect();
+        let results = nested_results(&setup.plan.scopes);
         let values = setup
             .plan
             .scopes

@@ -6,13 +6,13 @@ use super::dispatcher::Dispatcher;
 use super::scheduler::Task;
 use crate::journal::{EventKind, Outcome, RunState, StepState};
 use crate::outcome::StepResult;
-use crate::plan::PlannedStep;
+use crate::plan::{PlannedStep, Scope};
 use crate::target::Identity;
 use crate::template::{StepResults, Values};
 use minijinja::Value as TemplateValue;
 use minijinja::value::Serde;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 impl Dispatcher<'_> {
     pub(super) fn values_for(&self, step: &PlannedStep, task: Task) -> Values {
@@ -61,8 +61,23 @@ impl Dispatcher<'_> {
     }
 }
 
+/// Where the results of each playbook's steps are kept: those of an included one are
+/// read as `steps.INCLUDING.STEP`.
+pub(super) fn nested_results(scopes: &[Scope]) -> Vec<StepResults> {
+    let results: Vec<StepResults> = scopes.iter().map(|_| StepResults::default()).collect();
+    let by_prefix: HashMap<&str, &StepResults> = scopes.iter().map(|scope| scope.prefix.as_str()).zip(&results).collect();
+    for (scope, included) in scopes.iter().zip(&results) {
+        if let Some((prefix, step)) = scope.includer()
+            && let Some(outer) = by_prefix.get(prefix)
+        {
+            outer.nest(step, included);
+        }
+    }
+    results
+}
+
 pub(super) fn scope_values(
-    scope: &crate::plan::Scope,
+    scope: &Scope,
     results: &StepResults,
     identities: &BTreeMap<String, Identity>,
     run: &str,

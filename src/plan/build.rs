@@ -133,7 +133,7 @@ impl Builder<'_> {
     ) -> Vec<usize> {
         let mut ends: HashMap<String, Vec<usize>> = HashMap::new();
         let mut previous: Option<String> = None;
-        let mut reads_by_name: Vec<(usize, Vec<String>)> = Vec::new();
+        let mut paths_read: Vec<(usize, Vec<Vec<String>>)> = Vec::new();
         let mut needed: std::collections::HashSet<usize> = std::collections::HashSet::new();
         let mut all_ends = Vec::new();
         for mut step in ordered(steps) {
@@ -145,21 +145,32 @@ impl Builder<'_> {
             let own = match (included.remove(&id), &step.action.value) {
                 (Some(document), Action::Playbook(_)) => self.included(step, document, parent, needs),
                 _ => {
-                    reads_by_name.push((self.steps.len(), step_reads(&step)));
+                    paths_read.push((self.steps.len(), step_reads(&step)));
                     vec![self.single(step, parent, needs, files.get(&id))]
                 }
             };
             all_ends.extend(own.iter().copied());
             ends.insert(id, own);
         }
-        for (index, names) in reads_by_name {
-            let mut reads: Vec<usize> = names.iter().filter_map(|name| ends.get(name)).flatten().copied().collect();
+        for (index, paths) in paths_read {
+            let mut reads: Vec<usize> = paths.iter().flat_map(|path| self.steps_at(path, &ends, &parent.prefix)).collect();
             reads.sort_unstable();
             reads.dedup();
             self.steps[index].reads = reads;
         }
         all_ends.retain(|index| !needed.contains(index));
         all_ends
+    }
+
+    /// The steps whose results a path leads to: the one it names, also in an included playbook.
+    fn steps_at(&self, path: &[String], ends: &HashMap<String, Vec<usize>>, prefix: &str) -> Vec<usize> {
+        let Some(ends) = path.first().and_then(|name| ends.get(name)) else { return Vec::new() };
+        let inner = |index: usize| self.steps[index].id.strip_prefix(prefix).filter(|id| id.contains('/'));
+        if !ends.iter().any(|end| inner(*end).is_some()) {
+            return ends.clone();
+        }
+        let named = |id: &str| id.split('/').count() <= path.len() && id.split('/').zip(path).all(|(part, name)| part == name);
+        (0..self.steps.len()).filter(|index| inner(*index).is_some_and(named)).collect()
     }
 
     fn single(&mut self, step: Step, parent: &Parent, needs: Vec<Need>, files: Option<&Vec<SourceId>>) -> usize {
@@ -449,15 +460,15 @@ fn needs_of(step: &Step, previous: Option<&str>, ends: &HashMap<String, Vec<usiz
 }
 
 /// Names of the steps whose results a step reads.
-fn step_reads(step: &Step) -> Vec<String> {
+fn step_reads(step: &Step) -> Vec<Vec<String>> {
     let mut inspection = Inspection::default();
     step.inspect(&mut inspection);
     inspection
         .uses
         .iter()
         .filter(|used| used.reference.path.len() > 1 && used.reference.path[0] == "steps")
-        .map(|used| used.reference.path[1].clone())
-        .filter(|name| *name != step.settings.id.value)
+        .map(|used| used.reference.path[1..].to_vec())
+        .filter(|path| path[0] != step.settings.id.value)
         .collect()
 }
 

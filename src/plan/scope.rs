@@ -30,3 +30,11 @@ pub struct Scope {
     /// When a failed step is tried again.
     pub retry: Option<Retry>,
 }
+
+impl Scope {
+    /// The prefix of the playbook that includes this one, and the step there that does.
+    pub fn includer(&self) -> Option<(&str, &str)> {
+        let path = self.prefix.strip_suffix('/')?;
+        Some(path.rfind('/').map_or(("", path), |slash| (&path[..=slash], &path[slash + 1..])))
+    }
+}

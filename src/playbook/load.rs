@@ -23,6 +23,8 @@ pub struct Document {
     pub directory: PathBuf,
     /// What it says.
     pub playbook: Playbook,
+    /// Whether every step could be read.
+    pub complete: bool,
     /// Included playbooks by the id of the step that includes them.
     pub included: HashMap<String, Document>,
     /// Further files each step reads, by its id.
@@ -78,7 +80,9 @@ impl Reading {
         self.open.push(path);
         let included = self.included(&playbook, &directory);
         self.open.pop();
-        Some(Document { source, directory, playbook, included, files })
+        let written = Written { tree: &node, sources: &self.sources, complete: decoded.complete, included: !self.open.is_empty() };
+        self.diagnostics.extend(check::included(&playbook, &written, &included));
+        Some(Document { source, directory, playbook, complete: decoded.complete, included, files })
     }
 
     fn load_files(&mut self, playbook: &mut Playbook, directory: &Path) -> HashMap<String, Vec<SourceId>> {

@@ -53,6 +53,11 @@ impl StepResults {
         self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(step.to_owned(), step_value(status, result));
     }
 
+    /// Makes the results of an included playbook readable below the step that includes it.
+    pub fn nest(&self, step: &str, included: &Self) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(step.to_owned(), included.value());
+    }
+
     /// As the value of `steps`.
     pub fn value(&self) -> Value {
         Value::from_object(self.clone())

@@ -248,6 +248,35 @@ steps:
 }
 
 #[test]
+fn results_of_an_included_playbook_are_read_also_after_a_resume() {
+    let env = env("
+steps:
+  - {id: outer, playbook: {file: outer.yaml}}
+  - {id: gate, shell: {run: test -e go}}
+  - id: after
+    shell: {run: 'echo $A $B $C >> log', env: {A: \"{{ steps.outer.a.stdout }}\", B: \"{{ steps.outer.inner.b.outputs.n }}\", C: \"{{ steps.outer.c.status }}\"}}
+");
+    env.write(
+        "outer.yaml",
+        "
+version: 1
+name: outer
+steps:
+  - {id: a, shell: {run: echo from-a}}
+  - {id: inner, playbook: {file: inner.yaml}}
+  - {id: c, when: steps.inner.b.outputs.n != 42, shell: {run: 'true'}}
+",
+    );
+    env.write("inner.yaml", "version: 1\nname: inner\nsteps:\n  - {id: b, shell: {run: echo 41}, outputs: {n: (stdout | int) + 1}}\n");
+    let refused = run(&env, &["--only", "after", "--only", "outer/c"]).exits(65);
+    assert!(refused.stderr.contains("`after` reads the result of `outer/a`, which is not named by --only"), "{refused}");
+    run(&env, &[]).exits(3);
+    env.write("go", "");
+    env.runbook(["resume"]).run().exits(0);
+    assert_eq!(log(&env), "from-a 42 skipped");
+}
+
+#[test]
 fn an_included_playbook_runs_in_place() {
     let env = env("
 steps:

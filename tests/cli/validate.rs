@@ -30,6 +30,9 @@ fn every_invalid_playbook_is_explained() {
         let env = TestEnv::new();
         let file = format!("{name}.yaml");
         env.write(&file, fs::read(invalid().join(&file)).unwrap());
+        for included in ["included/backup.yaml", "included/ship.yaml"] {
+            env.write(included, fs::read(invalid().join(included)).unwrap());
+        }
         let output = env.runbook(["validate", &file]).run().exits(65);
         assert_eq!(output.stdout, "", "{name}");
         let hidden = |c: char| c.is_control() && c != '\n';

@@ -2,6 +2,7 @@
 
 mod declarations;
 mod graph;
+mod included;
 mod references;
 
 use std::cell::Cell;
@@ -13,6 +14,7 @@ use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::source::{Sources, Span, Spanned};
 use crate::yaml::{Node, Value, span_within};
 use graph::Graph;
+pub use included::check as included;
 
 /// The file a playbook was read from.
 #[derive(Debug, Clone, Copy)]

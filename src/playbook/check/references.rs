@@ -257,7 +257,11 @@ impl<'a> Checker<'a, '_> {
         if self.names.secrets.contains(&name) {
             return problem.help(format!("a secret is read as `secrets.{name}`"));
         }
-        if self.names.steps.contains_key(name) {
+        if let Some(known) = self.names.steps.get(name) {
+            let step = known.map(|known| &known.part.steps(self.playbook)[known.index].action.value);
+            if matches!(step, Some(Action::Playbook(_))) {
+                return problem.help(format!("the results of an included playbook's steps are read as `steps.{name}.STEP.value`"));
+            }
             return problem.help(format!("a step's result is read as `steps.{name}.value`"));
         }
         if name == "item" || name == "index" {
@@ -299,28 +303,20 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let target = self.names.steps.get(path.get(1)?.as_str()).copied().flatten()?;
-        self.field_of(used, &target.part.steps(self.playbook)[target.index])
-    }
-
-    fn field_of(&self, used: &Use<'_>, read: &Step) -> Option<Diagnostic> {
-        let (path, settings) = (&used.reference.path, &read.settings);
-        if settings.for_each.is_some() || matches!(read.action.value, Action::Playbook(_)) {
-            return None;
-        }
-        let (Some("outputs"), Some(name)) = (path.get(2).map(String::as_str), path.get(3)) else {
-            return field(used, 2, &format!("`{}`", settings.id.value), &RESULT);
-        };
-        if settings.outputs.contains_key(name.as_str()) {
-            return None;
-        }
-        let problem = Diagnostic::error("undeclared", used.span, format!("`{}` has no output `{name}`", settings.id.value));
-        Some(self.names.suggest(problem, name, "output", settings.outputs.keys().map(|name| name.value.as_str())))
+        let read = &target.part.steps(self.playbook)[target.index];
+        // What may be read of an included playbook is checked once that is read.
+        if matches!(read.action.value, Action::Playbook(_)) { None } else { part_of_result(self.names, used, 2, read) }
     }
 
     fn unknown_step(&self, used: &Use<'_>, id: &str) -> Diagnostic {
         let problem = Diagnostic::error("unknown-step", used.span, format!("no step has the id `{id}`"));
         // `steps.pre-check.value` is a subtraction.
         let longer = |known: &&str| known.strip_prefix(id).is_some_and(|rest| rest.starts_with('-'));
+        if let Some((including, inner)) = id.split_once('/')
+            && self.names.steps.contains_key(including)
+        {
+            return problem.help(format!("a step of an included playbook is read as `steps.{including}.{}`", inner.replace('/', ".")));
+        }
         match self.names.steps.keys().copied().filter(longer).min() {
             Some(meant) => problem.help(format!("an id with `-` is read as `steps['{meant}'].value`")),
             None => self.names.suggest(problem, id, "step", self.names.steps.keys().copied()),
@@ -353,6 +349,22 @@ impl<'a> Checker<'a, '_> {
             (_, there) => problem(format!("`{}` belongs to `{}`, which has not run by then", other.value, there.key())),
         }
     }
+}
+
+/// What stands at `depth` of the path and is no part of the step's result.
+pub(super) fn part_of_result(names: &Names<'_>, used: &Use<'_>, depth: usize, read: &Step) -> Option<Diagnostic> {
+    let (path, settings) = (&used.reference.path, &read.settings);
+    if settings.for_each.is_some() {
+        return None;
+    }
+    let (Some("outputs"), Some(name)) = (path.get(depth).map(String::as_str), path.get(depth + 1)) else {
+        return field(used, depth, &format!("`{}`", settings.id.value), &RESULT);
+    };
+    if settings.outputs.contains_key(name.as_str()) {
+        return None;
+    }
+    let problem = Diagnostic::error("undeclared", used.span, format!("`{}` has no output `{name}`", settings.id.value));
+    Some(names.suggest(problem, name, "output", settings.outputs.keys().map(|name| name.value.as_str())))
 }
 
 fn exposed(used: &Use<'_>) -> Option<Diagnostic> {
