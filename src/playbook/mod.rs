@@ -164,6 +164,9 @@ pub enum SecretSource {
 #[serde(deny_unknown_fields)]
 pub struct Connection {
     /// `postgres://…` (libpq's variables, `.pgpass` and service files work) or `sqlite:…`.
+    /// Over a network use `sslmode=verify-full`. Unlike libpq, a `sslrootcert` file is trusted
+    /// in addition to the operating system's authorities, not in their place: `verify-ca`, which
+    /// does not compare host names, then accepts any certificate that any of them has signed.
     pub url: Template,
     /// Identity, checked on every connect and on resume.
     #[serde(default)]
