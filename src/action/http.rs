@@ -183,6 +183,7 @@ impl Http {
     fn not_exchanged(&self, error: &reqwest::Error) -> StepError {
         let never_left = error.is_connect() || error.is_builder();
         let failed = explained(error, self.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let failed = if error.is_timeout() { failed.hint("an answer that takes long needs a longer `timeout`") } else { failed };
         let transient = failed.transient && (never_left || self.method.only_looks());
         StepError { transient, ..failed }.aftermath(if never_left { Aftermath::Unchanged } else { self.if_sent() })
     }
@@ -371,6 +372,7 @@ mod tests {
         let get = run(&url, "{url: '{{ params.app }}', timeout: 20ms}").await.unwrap_err();
         let message = format!("no complete answer from {} within 20ms", silent.local_addr().unwrap());
         assert_eq!((get.message, get.aftermath), (message, Aftermath::Unchanged));
+        assert_eq!(get.hints.last().map(String::as_str), Some("an answer that takes long needs a longer `timeout`"));
         let post = run(&url, "{url: '{{ params.app }}', method: POST, timeout: 20ms}").await.unwrap_err();
         assert_eq!((post.kind, post.aftermath, post.transient), (ErrorKind::Http, Aftermath::Unknown, false));
     }

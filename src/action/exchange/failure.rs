@@ -16,7 +16,7 @@ pub(in crate::action) fn explained(error: &reqwest::Error, timeout: Duration) ->
     let peer = peer(error);
     let mut failed = if error.is_timeout() {
         StepError::new(ErrorKind::Http, format!("no complete answer from {peer} within {timeout}"))
-            .hint("see whether it is overloaded, or allow it more `timeout`")
+            .hint("see whether it is up and not overloaded, and that no firewall drops what is sent to it")
     } else if let Some(problem) = tls(error) {
         secured(problem, &peer)
     } else if error.is_builder() {
