@@ -5,12 +5,14 @@
 //! together with its ledger row. What reads a file, judges a value or writes the SQL is
 //! in the modules below.
 
+mod batches;
 mod catalogue;
 mod check;
 mod fields;
 mod json;
 mod load;
 mod parse;
+mod privileges;
 mod records;
 mod rejects;
 mod statements;
@@ -37,8 +39,8 @@ use crate::target::{Kind, SessionSettings};
 use crate::template::{Place, Setting, Template, Values};
 use crate::units::Duration;
 
-/// Loads a CSV or NDJSON file into a table: reads and checks every record, stages the good
-/// ones, judges the share of rejects, and loads all of them in one transaction, exactly once.
+/// Loads a CSV or NDJSON file into a table: reads and checks every record, judges the share
+/// of rejects, and loads the good ones in one transaction, or in batches, exactly once.
 ///
 /// Every row stays attributable to its run: by `run_column`, or without one by its primary
 /// key in the table `runbook.imported` (run, step, table_name, key), on SQLite
@@ -96,6 +98,14 @@ pub struct Import {
     /// Columns that make a row unique; they need a unique index. Needed for `update`.
     #[serde(default)]
     key: Vec<Spanned<String>>,
+    /// Loads this many rows in each transaction, for a file that would keep one open for too
+    /// long. Each transaction moves a cursor in `runbook.importing`, on SQLite
+    /// `runbook_importing`, by which `runbook resume` goes on with the same file without
+    /// loading anything twice. What is loaded stays when a later batch fails, or until
+    /// somebody takes the run's rows back. Default: all rows in one transaction.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    batch_size: Option<std::num::NonZeroU64>,
     /// Only read and check the file and judge its rejects; load nothing and ask nobody. Default: false.
     #[serde(default)]
     check_only: bool,
@@ -108,7 +118,8 @@ pub struct Import {
     /// The longest wait for one lock.
     #[serde(default)]
     lock_timeout: Option<Setting<Duration>>,
-    /// The longest time the statement that loads everything may take.
+    /// The longest time the statement that loads everything, or a batch, may take; a batch is
+    /// then tried again with half as many rows.
     #[serde(default)]
     statement_timeout: Option<Setting<Duration>>,
 }
@@ -151,6 +162,9 @@ impl Perform for Import {
             details.push("nothing is loaded".into());
         } else {
             details.push(self.statements(Kind::Postgres, "{{ run.id }}", "").insert());
+            if let Some(size) = self.batch_size {
+                details.push(format!("{size} rows in each transaction, which moves the cursor in runbook.importing"));
+            }
             if self.run_column.is_none() {
                 details.push("each row's primary key is noted in runbook.imported".into());
             }
@@ -274,6 +288,7 @@ impl Import {
             step: step.to_owned(),
             run_column: self.run_column.as_ref().map(|name| name.value.clone()),
             noted_by: Vec::new(),
+            lines: None,
         }
     }
 

@@ -1,14 +1,15 @@
 //! Files as people have them, into a real database: what is loaded, what is rejected and
 //! why, what happens at the limits, and that nothing is ever loaded twice.
 
+mod batches;
+mod crashes;
+
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use runbook::journal::RunPhase;
 
-use crate::crash::history::History;
 use crate::crash::wait_until;
 use crate::environment::{Output, TestEnv};
 use crate::postgres::Database;
@@ -505,35 +506,4 @@ fn a_second_interrupt_stops_the_statement_that_loads() {
     assert_eq!(site.orders(), "0");
     site.env.runbook(["resume", &run_of(&stopped)]).run().exits(0);
     assert_eq!(site.orders(), "100");
-}
-
-// ---- crashes -------------------------------------------------------------------------
-
-#[test]
-fn killed_at_any_moment_and_resumed_every_row_is_there_once() {
-    const ROWS: usize = 40_000;
-    let mut first = Site::with(&PLAYBOOK.replace("      run_column: import_run\n", ""), format!("{HEADER}{}", orders(0, ROWS)));
-    // Nothing but the ledger keeps a row from being there twice.
-    first.database.psql("ALTER TABLE orders DROP CONSTRAINT orders_order_no_key");
-    let begun = Instant::now();
-    first.run().exits(0);
-    let whole = begun.elapsed();
-    for case in 0..12 {
-        first.database.psql("TRUNCATE orders, runbook.imported");
-        let mut env = TestEnv::new();
-        env.use_database(&first.database);
-        env.write("load.yaml", first.env.read("load.yaml"));
-        env.write("orders.csv", first.env.read("orders.csv"));
-        first.env = env;
-        let running = first.env.runbook(["run", "load.yaml"]).spawn();
-        std::thread::sleep(whole.mul_f64(f64::from(case) / 12.0));
-        running.kill();
-        // Killed before it began, it has done nothing and there is nothing to resume.
-        let Some(history) = History::last(&first.env) else { continue };
-        if !matches!(history.phase(), RunPhase::Finished(_)) {
-            first.env.runbook(["resume", &history.run]).run().exits(0);
-        }
-        let seen = first.database.psql("SELECT count(*), count(DISTINCT order_no), (SELECT count(*) FROM runbook.imported) FROM orders");
-        assert_eq!(seen, format!("{ROWS}|{ROWS}|{ROWS}"), "case {case}");
-    }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::Import;
+use super::batches::wait_before_another;
 use super::catalogue::{Table, query};
 use super::check::{Problem, RowFormat, Rule};
 use super::fields::OnDuplicate;
@@ -26,10 +27,37 @@ const TICK: Duration = Duration::from_millis(500);
 /// Rows with unknown references that are looked at together.
 const PAGE: usize = 5000;
 
+/// Duplicates shown with a failure.
+pub(super) const SHOWN: usize = 20;
+/// How often a connection that is lost between batches is made again.
+const RECONNECTS: u32 = 8;
+
 pub(super) async fn run(import: &Import, context: &StepContext) -> Result<StepResult, StepError> {
     let connection = context.connection(import.connection.as_ref().map(|name| name.value.as_str()))?;
     let ledger = !import.check_only && context.targets.ledger_mode(connection)? == LedgerMode::Target;
-    let effect = Effect { context, connection, ledger };
+    let in_batches = import.batch_size.is_some() && !import.check_only;
+    if in_batches && !ledger {
+        let message = format!("connection `{connection}` keeps no ledger, and batches need their place in it");
+        return Err(StepError::new(ErrorKind::Connection, message)
+            .hint("Remove `ledger: none` from the connection, or `batch_size` from the step to load everything in one transaction."));
+    }
+    let mut lost = 0;
+    loop {
+        match once(import, Effect { context, connection, ledger }).await {
+            // Between batches the cursor knows everything, so a new session simply goes on.
+            Err(error) if in_batches && error.transient && error.kind == ErrorKind::Connection && lost < RECONNECTS => {
+                lost += 1;
+                context.output.note(&format!("{}; going on with a new connection", error.message));
+                wait_before_another(context, lost).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// On one connection.
+async fn once(import: &Import, effect: Effect<'_>) -> Result<StepResult, StepError> {
+    let context = effect.context;
     let mut session = effect.connect(&import.session(context)?).await?;
     let (sender, notices) = unbounded_channel();
     session.forward_notices(sender);
@@ -63,6 +91,13 @@ pub(super) struct Staged {
     reject_file: Option<PathBuf>,
 }
 
+impl Staged {
+    /// Of the file, where it was asked for.
+    pub(super) fn digest(&self) -> Option<&str> {
+        self.parsed.digest.as_deref()
+    }
+}
+
 impl<'a> Load<'a> {
     /// Resolves everything that can be wrong before the file is read.
     async fn prepare(import: &'a Import, effect: Effect<'a>, session: &mut Session) -> Result<Self, StepError> {
@@ -91,8 +126,13 @@ impl<'a> Load<'a> {
             rows,
             rejects,
             redactor: context.redactor.clone(),
+            digest: import.batch_size.is_some(),
         };
-        Ok(Self { import, effect, statements, job })
+        let load = Self { import, effect, statements, job };
+        if !import.check_only {
+            load.ensure_own_tables(session).await?;
+        }
+        Ok(load)
     }
 
     async fn run(&mut self, session: &mut Session) -> Result<StepResult, StepError> {
@@ -101,10 +141,18 @@ impl<'a> Load<'a> {
         let parsed = &mut staged.parsed;
         staged.reject_file = parsed.rejects.publish().map_err(|error| self.not_read(&ParseError::Rejects(error)))?;
         let mut findings = self.findings(&staged);
-        self.complete_enough(&staged)?;
-        findings.extend(self.gate(&staged).await?);
+        let in_batches = self.import.batch_size.is_some() && !self.import.check_only;
+        let standing = if in_batches { self.standing(session, &staged).await? } else { None };
+        // Judged before the first batch, the file has passed.
+        if standing.is_none() {
+            self.complete_enough(&staged)?;
+            findings.extend(self.gate(&staged).await?);
+        }
         if self.import.check_only {
             return Ok(StepResult { rows_affected: None, value: None, findings, ..self.result(&staged, &Written::default()) });
+        }
+        if in_batches {
+            return self.write_in_batches(session, &staged, standing, findings).await;
         }
         self.write(session, &staged, findings).await
     }
@@ -144,7 +192,10 @@ impl<'a> Load<'a> {
     ) -> Result<(), StepError> {
         session.begin(Access::ReadWrite, None).await?;
         self.execute(session, "SET LOCAL statement_timeout = 0").await?;
-        self.execute(session, &self.statements.create_staging()).await?;
+        if let Err(error) = self.execute(session, &self.statements.create_staging()).await {
+            session.rollback().await;
+            return Err(self.staging_allowed(session, error));
+        }
         let canceller = session.canceller();
         let copy = self.statements.copy();
         let copied = cancellable(&canceller, &self.effect.context.cancel, session.copy(&copy, chunks)).await;
@@ -410,7 +461,7 @@ impl<'a> Load<'a> {
         StepError::from(error).at(self.place())
     }
 
-    fn place(&self) -> crate::source::Location {
+    pub(super) fn place(&self) -> crate::source::Location {
         self.effect.context.sources.location(self.import.table.span)
     }
 

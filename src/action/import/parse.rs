@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ pub(super) struct Job {
     pub(super) rows: RowFormat,
     pub(super) rejects: Option<PathBuf>,
     pub(super) redactor: Redactor,
+    /// Whether the file's digest is wanted.
+    pub(super) digest: bool,
 }
 
 /// How far the reading is.
@@ -56,6 +59,7 @@ pub(super) struct Parsed {
     pub(super) formulas: Vec<u64>,
     pub(super) unused: Vec<String>,
     pub(super) size: u64,
+    pub(super) digest: Option<String>,
 }
 
 /// Why a file was not read to its end.
@@ -93,7 +97,8 @@ pub(super) fn start(job: Job, cancel: CancellationToken) -> Parsing {
 fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &CancellationToken) -> Result<Parsed, ParseError> {
     let (file, before) = open(&job.file)?;
     progress.size.store(before.0, Ordering::Relaxed);
-    let mut records = Records::open(file, job.layout, progress.bytes.clone())?;
+    let mut digest = job.digest.then(Sha256::new);
+    let mut records = Records::new(Digesting { file, digest: &mut digest }, job.layout, progress.bytes.clone())?;
     let mut rejects = Rejects::new(job.rejects.as_deref(), job.redactor).map_err(ParseError::Rejects)?;
     let mut checker = Checker::new(job.rules, job.null, job.rows);
     let (mut record, mut rows, mut problems) = (Record::default(), Vec::with_capacity(CHUNK * 2), Vec::new());
@@ -127,7 +132,25 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
     }
     sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)?;
     let Checker { present, formulas, .. } = checker;
-    Ok(Parsed { accepted, rejected, rejects, present, formulas, unused: records.unused, size: before.0 })
+    let unused = records.unused;
+    let digest = digest.map(|digest| digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+    Ok(Parsed { accepted, rejected, rejects, present, formulas, unused, size: before.0, digest })
+}
+
+/// A file whose digest is taken while it is read.
+struct Digesting<'d> {
+    file: File,
+    digest: &'d mut Option<Sha256>,
+}
+
+impl io::Read for Digesting<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(to)?;
+        if let Some(digest) = &mut *self.digest {
+            digest.update(&to[..count]);
+        }
+        Ok(count)
+    }
 }
 
 fn send(sender: &Sender<CopyChunk>, rows: &mut Vec<u8>, format: RowFormat) -> Result<(), ParseError> {

@@ -32,6 +32,10 @@ fn names<'n>(all: impl IntoIterator<Item = &'n String>) -> String {
     all.into_iter().map(|text| name(text)).collect::<Vec<_>>().join(", ")
 }
 
+fn within((after, last): (u64, u64)) -> String {
+    format!("runbook_line > {after} AND runbook_line <= {last}")
+}
+
 /// What the statements are about.
 #[derive(Debug, Clone)]
 pub(super) struct Statements {
@@ -47,6 +51,8 @@ pub(super) struct Statements {
     pub(super) run_column: Option<String>,
     /// Without it: the columns by which rows are noted in `runbook.imported`.
     pub(super) noted_by: Vec<String>,
+    /// Of the staged rows only those behind the first of these lines, up to the second.
+    pub(super) lines: Option<(u64, u64)>,
 }
 
 impl Statements {
@@ -54,6 +60,32 @@ impl Statements {
         match self.kind {
             Kind::Postgres => "pg_temp.runbook_staging",
             Kind::Sqlite => "temp.runbook_staging",
+        }
+    }
+
+    /// The staged rows that are loaded.
+    fn source(&self) -> String {
+        match self.lines {
+            None => self.staging().to_owned(),
+            Some(lines) => format!("(SELECT * FROM {} WHERE {}) batch", self.staging(), within(lines)),
+        }
+    }
+
+    /// The last line, and the number, of the rows behind a line.
+    pub(super) fn next_lines(&self, after: u64, most: u64) -> String {
+        format!(
+            "SELECT last, (SELECT count(*) FROM {staging} WHERE runbook_line > {after} AND runbook_line <= last) \
+             FROM (SELECT max(runbook_line) AS last FROM \
+             (SELECT runbook_line FROM {staging} WHERE runbook_line > {after} ORDER BY runbook_line LIMIT {most}) next) bound \
+             WHERE last IS NOT NULL",
+            staging = self.staging()
+        )
+    }
+
+    pub(super) fn index_staging(&self) -> &'static str {
+        match self.kind {
+            Kind::Postgres => "CREATE INDEX runbook_staging_line ON pg_temp.runbook_staging (runbook_line)",
+            Kind::Sqlite => "CREATE INDEX temp.runbook_staging_line ON runbook_staging (runbook_line)",
         }
     }
 
@@ -147,8 +179,8 @@ impl Statements {
         let same = self.same_key(&self.key);
         let key = self.key.iter().map(|column| format!("s.{}", name(column))).collect::<Vec<_>>().join(", ");
         format!(
-            "SELECT count(*) FROM (SELECT DISTINCT {key} FROM {} s WHERE EXISTS (SELECT 1 FROM {} t WHERE {same})) present",
-            self.staging(),
+            "SELECT count(*) FROM (SELECT DISTINCT {key} FROM (SELECT * FROM {}) s WHERE EXISTS (SELECT 1 FROM {} t WHERE {same})) present",
+            self.source(),
             table_name(&self.table)
         )
     }
@@ -169,20 +201,20 @@ impl Statements {
         let key = names(&self.key);
         match (self.on_duplicate, self.kind) {
             // Staged rows lie in the order of the file and are read in it, so the first of two wins.
-            (OnDuplicate::Fail, _) => format!("{insert} SELECT {values} FROM {}", self.staging()),
+            (OnDuplicate::Fail, _) => format!("{insert} SELECT {values} FROM {}", self.source()),
             (OnDuplicate::Skip, _) => {
                 let target = if self.key.is_empty() { String::new() } else { format!(" ({key})") };
-                format!("{insert} SELECT {values} FROM {} WHERE true ON CONFLICT{target} DO NOTHING", self.staging())
+                format!("{insert} SELECT {values} FROM {} WHERE true ON CONFLICT{target} DO NOTHING", self.source())
             }
             (OnDuplicate::Update, kind) => {
                 let last = match kind {
                     Kind::Postgres => {
-                        format!("SELECT DISTINCT ON ({key}) {values} FROM {} ORDER BY {key}, runbook_line DESC", self.staging())
+                        format!("SELECT DISTINCT ON ({key}) {values} FROM {} ORDER BY {key}, runbook_line DESC", self.source())
                     }
                     Kind::Sqlite => format!(
                         "SELECT {values} FROM (SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY runbook_line DESC) AS runbook_n \
                          FROM {}) last WHERE runbook_n = 1",
-                        self.staging()
+                        self.source()
                     ),
                 };
                 let set: Vec<String> = self
@@ -223,24 +255,16 @@ impl Statements {
     pub(super) fn note_new(&self) -> String {
         let pairs: Vec<String> = self.noted_by.iter().map(|column| format!("{}, s.{}", self.text(column), name(column))).collect();
         format!(
-            "INSERT INTO runbook_imported (run, step, table_name, key) SELECT DISTINCT {}, {}, {}, json_object({}) FROM {} s \
+            "INSERT INTO runbook_imported (run, step, table_name, key) SELECT DISTINCT {}, {}, {}, json_object({}) FROM (SELECT * FROM {}) s \
              WHERE NOT EXISTS (SELECT 1 FROM {} t WHERE {})",
             self.text(&self.run),
             self.text(&self.step),
             self.text(&self.table),
             pairs.join(", "),
-            self.staging(),
+            self.source(),
             table_name(&self.table),
             self.same_key(&self.noted_by)
         )
-    }
-
-    /// Gives a row where that table is there already.
-    pub(super) fn find_imported(&self) -> &'static str {
-        match self.kind {
-            Kind::Postgres => "SELECT 1 WHERE pg_catalog.to_regclass('runbook.imported_run') IS NOT NULL",
-            Kind::Sqlite => "SELECT 1 FROM sqlite_schema WHERE name = 'runbook_imported_run'",
-        }
     }
 
     /// Where rows are noted that can't say themselves which run they came with.
@@ -259,15 +283,32 @@ impl Statements {
         }
     }
 
-    /// Staged rows whose key is there twice, in the file or in the table.
-    pub(super) fn duplicates(&self, most: usize) -> String {
+    /// Where the cursors of imports in batches are.
+    pub(super) fn create_importing(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Postgres => {
+                &["CREATE TABLE IF NOT EXISTS runbook.importing (run text, step text, fingerprint text NOT NULL, line bigint NOT NULL, \
+                 inserted bigint NOT NULL, updated bigint NOT NULL, skipped bigint NOT NULL, PRIMARY KEY (run, step))"]
+            }
+            Kind::Sqlite => {
+                &["CREATE TABLE IF NOT EXISTS runbook_importing (run TEXT, step TEXT, fingerprint TEXT NOT NULL, line INTEGER NOT NULL, \
+                 inserted INTEGER NOT NULL, updated INTEGER NOT NULL, skipped INTEGER NOT NULL, PRIMARY KEY (run, step))"]
+            }
+        }
+    }
+
+    /// The staged rows behind a line whose key is there twice, in the file or in the table.
+    pub(super) fn duplicates(&self, after: u64, most: usize) -> String {
         let key = names(&self.key);
         let own = self.key.iter().map(|column| format!("s.{}", name(column))).collect::<Vec<_>>().join(", ");
         format!(
             "SELECT s.runbook_line AS line, {own}, CASE WHEN EXISTS (SELECT 1 FROM {table} t WHERE {same}) THEN 'in the table' \
              ELSE 'earlier in the file' END AS \"there already\" \
-             FROM (SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY runbook_line) AS runbook_n FROM {staging}) s \
-             WHERE s.runbook_n > 1 OR EXISTS (SELECT 1 FROM {table} t WHERE {same}) ORDER BY s.runbook_line LIMIT {most}",
+             FROM (SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY runbook_line) AS runbook_n FROM {staging} \
+             WHERE {whole}) s \
+             WHERE s.runbook_line > {after} AND (s.runbook_n > 1 OR EXISTS (SELECT 1 FROM {table} t WHERE {same})) \
+             ORDER BY s.runbook_line LIMIT {most}",
+            whole = self.key.iter().map(|column| format!("{} IS NOT NULL", name(column))).collect::<Vec<_>>().join(" AND "),
             table = table_name(&self.table),
             same = self.same_key(&self.key),
             staging = self.staging(),
