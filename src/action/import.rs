@@ -8,6 +8,7 @@
 mod batches;
 mod catalogue;
 mod check;
+mod direct;
 mod fields;
 mod json;
 mod load;
@@ -161,6 +162,9 @@ impl Perform for Import {
         if self.check_only {
             details.push("nothing is loaded".into());
         } else {
+            if direct::may_be_possible(self) {
+                details.push("by COPY straight into the table, on PostgreSQL and without rules or row security; otherwise".into());
+            }
             details.push(self.statements(Kind::Postgres, "{{ run.id }}", "").insert());
             if let Some(size) = self.batch_size {
                 details.push(format!("{size} rows in each transaction, which moves the cursor in runbook.importing"));

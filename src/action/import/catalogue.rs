@@ -19,6 +19,8 @@ pub(super) struct Table {
     columns: Vec<Column>,
     /// Its primary key's columns.
     pub(super) primary_key: Vec<String>,
+    /// A table, without rules and without row security for this role.
+    plain: bool,
 }
 
 #[derive(Debug)]
@@ -29,12 +31,18 @@ struct Column {
     not_null: bool,
     /// Of an enumerated type.
     labels: Option<HashSet<String>>,
+    /// INSERT may not give it a value; COPY might.
+    generated: bool,
 }
 
 const COLUMNS: &str = "SELECT a.attname::text, CASE t.typtype WHEN 'd' THEN 'domain' ELSE t.typname::text END, a.atttypmod::bigint, a.attnotnull, \
-     (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder)::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) \
+     (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder)::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), \
+     a.attidentity = 'a' OR a.attgenerated <> '' \
      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
      WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+const PLAIN: &str = "SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid) \
+     FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)";
 
 const PRIMARY_KEY: &str = "SELECT a.attname::text FROM pg_catalog.pg_index i \
      CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY k(number, place) \
@@ -63,10 +71,12 @@ impl Table {
             modifier: row.get(2).and_then(Value::as_i64).unwrap_or(-1),
             not_null: row.get(3) == Some(&Value::Bool(true)),
             labels: row.get(4).and_then(Value::as_str).and_then(|labels| serde_json::from_str(labels).ok()),
+            generated: row.get(5) == Some(&Value::Bool(true)),
         });
         let columns = columns.collect();
         let primary_key = query(session, PRIMARY_KEY, &bind).await?.iter().map(|row| text(row, 0)).collect();
-        Ok(Self { columns, primary_key })
+        let plain = query(session, PLAIN, &bind).await?.first().and_then(|row| row.first()) == Some(&Value::Bool(true));
+        Ok(Self { columns, primary_key, plain })
     }
 
     async fn of_sqlite(session: &mut Session, table: &str) -> Result<Self, StepError> {
@@ -81,8 +91,10 @@ impl Table {
             modifier: -1,
             not_null: number(row, 1) == 1,
             labels: None,
+            generated: false,
         });
-        Ok(Self { columns: columns.collect(), primary_key: key.into_iter().map(|(_, name)| name).collect() })
+        let primary_key = key.into_iter().map(|(_, name)| name).collect();
+        Ok(Self { columns: columns.collect(), primary_key, plain: false })
     }
 
     /// Makes the rules as strict as the table's columns are.
@@ -91,6 +103,12 @@ impl Table {
             self.column(&rule.name)?.narrow(rule)?;
         }
         Ok(())
+    }
+
+    /// Whether COPY puts rows into it as INSERT would: it knows no rules, is refused where
+    /// policies hide rows, and takes values for columns that only the table fills.
+    pub(super) fn copies_as_it_inserts<'n>(&self, mut names: impl Iterator<Item = &'n str>) -> bool {
+        self.plain && !names.any(|name| self.columns.iter().any(|column| column.name == name && column.generated))
     }
 
     /// Makes sure of a column.

@@ -122,6 +122,8 @@ pub(super) struct Checker {
     /// Text that stands for NULL.
     null: Option<String>,
     format: RowFormat,
+    /// What a row begins with instead of its line, as COPY wants it.
+    run: Option<Vec<u8>>,
     /// Accepted records that have a value, by column.
     pub(super) present: Vec<u64>,
     /// Texts that a spreadsheet would run, by column.
@@ -131,9 +133,14 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(rules: Vec<Rule>, null: Option<String>, format: RowFormat) -> Self {
+    pub(super) fn new(rules: Vec<Rule>, null: Option<String>, format: RowFormat, run: Option<String>) -> Self {
         let count = rules.len();
-        Self { rules, null, format, present: vec![0; count], formulas: vec![0; count], has: vec![(false, false); count] }
+        let run = run.map(|run| {
+            let mut escaped = Vec::new();
+            escape(run.as_bytes(), &mut escaped);
+            escaped
+        });
+        Self { rules, null, format, run, present: vec![0; count], formulas: vec![0; count], has: vec![(false, false); count] }
     }
 
     /// Adds the record's row to `rows`, or its problems to `problems`.
@@ -170,7 +177,10 @@ impl Checker {
         if self.format == RowFormat::Json {
             rows.extend_from_slice(if rows.is_empty() { b"[[" } else { b",[" });
         }
-        rows.extend_from_slice(line.to_string().as_bytes());
+        match &self.run {
+            Some(run) => rows.extend_from_slice(run),
+            None => rows.extend_from_slice(line.to_string().as_bytes()),
+        }
     }
 
     fn value<'r>(&self, rule: &Rule, record: &'r Record, index: usize) -> Result<Option<Cow<'r, str>>, Cow<'static, str>> {

@@ -11,6 +11,7 @@ use super::Import;
 use super::batches::wait_before_another;
 use super::catalogue::{Table, query};
 use super::check::{Problem, RowFormat, Rule};
+use super::direct;
 use super::fields::OnDuplicate;
 use super::parse::{self, Again, Found, Job, ParseError, Parsed, Parsing, Progress};
 use super::statements::Statements;
@@ -80,7 +81,9 @@ pub(super) struct Load<'a> {
     pub(super) import: &'a Import,
     pub(super) effect: Effect<'a>,
     pub(super) statements: Statements,
-    job: Job,
+    pub(super) job: Job,
+    /// Whether the rows go straight into the table.
+    directly: bool,
 }
 
 /// What is staged.
@@ -92,6 +95,15 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    pub(super) fn new(parsed: Parsed) -> Self {
+        Self { rows: parsed.accepted, parsed, reject_file: None }
+    }
+
+    /// Whether another reading found the same.
+    pub(super) fn is_of_the_same_file(&self, again: &Parsed) -> bool {
+        (self.parsed.state, self.parsed.accepted) == (again.state, again.accepted)
+    }
+
     /// Of the file, where it was asked for.
     pub(super) fn digest(&self) -> Option<&str> {
         self.parsed.digest.as_deref()
@@ -127,8 +139,11 @@ impl<'a> Load<'a> {
             rejects,
             redactor: context.redactor.clone(),
             digest: import.batch_size.is_some(),
+            sends: true,
+            run: None,
         };
-        let load = Self { import, effect, statements, job };
+        let directly = direct::is_possible(import, &table, kind);
+        let load = Self { import, effect, statements, job, directly };
         if !import.check_only {
             load.ensure_own_tables(session).await?;
         }
@@ -136,10 +151,12 @@ impl<'a> Load<'a> {
     }
 
     async fn run(&mut self, session: &mut Session) -> Result<StepResult, StepError> {
+        if self.directly {
+            return self.run_directly(session).await;
+        }
         let mut staged = self.stage(session).await?;
         self.reject_unknown(session, &mut staged).await?;
-        let parsed = &mut staged.parsed;
-        staged.reject_file = parsed.rejects.publish().map_err(|error| self.not_read(&ParseError::Rejects(error)))?;
+        self.publish_rejects(&mut staged)?;
         let mut findings = self.findings(&staged);
         let in_batches = self.import.batch_size.is_some() && !self.import.check_only;
         let standing = if in_batches { self.standing(session, &staged).await? } else { None };
@@ -157,8 +174,13 @@ impl<'a> Load<'a> {
         self.write(session, &staged, findings).await
     }
 
+    pub(super) fn publish_rejects(&self, staged: &mut Staged) -> Result<(), StepError> {
+        staged.reject_file = staged.parsed.rejects.publish().map_err(|error| self.not_read(&ParseError::Rejects(error)))?;
+        Ok(())
+    }
+
     /// Reads the file and fills the staging table at the same time.
-    async fn stage(&self, session: &mut Session) -> Result<Staged, StepError> {
+    pub(super) async fn stage(&self, session: &mut Session) -> Result<Staged, StepError> {
         let stop = self.effect.context.cancel.child_token();
         // Whatever ends this attempt also ends the reading.
         let _stop = stop.clone().drop_guard();
@@ -170,7 +192,7 @@ impl<'a> Load<'a> {
                     Kind::Sqlite => self.fill(session, &mut chunks).await,
                 }
             };
-            self.watched(fill, &progress).await
+            self.watched(fill, &progress, "staged").await
         };
         drop(chunks);
         let parsed = handle.await.map_err(|lost| StepError::new(ErrorKind::Io, lost.to_string()))?;
@@ -179,7 +201,7 @@ impl<'a> Load<'a> {
             (Err(ParseError::Stopped), Ok(_)) => Err(cancelled()),
             (Err(error), _) => Err(self.not_read(&error)),
             (Ok(_), Err(error)) => Err(error),
-            (Ok(parsed), Ok(())) => Ok(Staged { rows: parsed.accepted, parsed, reject_file: None }),
+            (Ok(parsed), Ok(())) => Ok(Staged::new(parsed)),
         }
     }
 
@@ -236,7 +258,7 @@ impl<'a> Load<'a> {
     }
 
     /// Shows how far the reading is while something else is waited for.
-    async fn watched<T>(&self, work: impl Future<Output = T>, progress: &Progress) -> T {
+    pub(super) async fn watched<T>(&self, work: impl Future<Output = T>, progress: &Progress, done: &str) -> T {
         tokio::pin!(work);
         let begun = Instant::now();
         let mut tick = tokio::time::interval(TICK);
@@ -244,12 +266,12 @@ impl<'a> Load<'a> {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                _ = tick.tick() => self.show_progress(progress, begun.elapsed()),
+                _ = tick.tick() => self.show_progress(progress, begun.elapsed(), done),
             }
         }
     }
 
-    fn show_progress(&self, progress: &Progress, elapsed: Duration) {
+    fn show_progress(&self, progress: &Progress, elapsed: Duration, done: &str) {
         let size = progress.size.load(Ordering::Relaxed);
         let bytes = progress.bytes.load(Ordering::Relaxed).min(size);
         let (accepted, rejected) = (progress.accepted.load(Ordering::Relaxed), progress.rejected.load(Ordering::Relaxed));
@@ -260,7 +282,7 @@ impl<'a> Load<'a> {
         let rate = (accepted + rejected) as f64 / elapsed.as_secs_f64();
         let left = Duration::from_secs((elapsed.as_secs_f64() * (1.0 - fraction) / fraction).ceil() as u64);
         let text = format!(
-            "{} staged, {rejected} rejected, {} of {}, {rate:.0} records/s, {} left",
+            "{} {done}, {rejected} rejected, {} of {}, {rate:.0} records/s, {} left",
             count(accepted, "row"),
             ByteSize(bytes),
             ByteSize(size),
@@ -324,7 +346,7 @@ impl<'a> Load<'a> {
     }
 
     /// What is worth knowing and stops nothing.
-    fn findings(&self, staged: &Staged) -> Vec<String> {
+    pub(super) fn findings(&self, staged: &Staged) -> Vec<String> {
         let mut findings = Vec::new();
         if staged.rows + staged.parsed.rejected == 0 {
             findings.push("the file holds no records".to_owned());
@@ -339,7 +361,7 @@ impl<'a> Load<'a> {
         findings
     }
 
-    fn complete_enough(&self, staged: &Staged) -> Result<(), StepError> {
+    pub(super) fn complete_enough(&self, staged: &Staged) -> Result<(), StepError> {
         let shares = self.import.columns.iter().zip(&staged.parsed.present);
         let low = shares.filter_map(|((name, column), present)| {
             let share = share(*present, staged.rows);
@@ -358,7 +380,7 @@ impl<'a> Load<'a> {
     }
 
     /// Stops where too much is rejected; asks where it is much and the target is protected.
-    async fn gate(&self, staged: &Staged) -> Result<Option<String>, StepError> {
+    pub(super) async fn gate(&self, staged: &Staged) -> Result<Option<String>, StepError> {
         let (rejected, records) = (staged.parsed.rejected, staged.rows + staged.parsed.rejected);
         let ratio = share(rejected, records);
         let limits = &self.import.rejects;
@@ -465,7 +487,7 @@ impl<'a> Load<'a> {
         self.effect.context.sources.location(self.import.table.span)
     }
 
-    fn not_read(&self, error: &ParseError) -> StepError {
+    pub(super) fn not_read(&self, error: &ParseError) -> StepError {
         let file = self.job.file.display();
         let message = match error {
             ParseError::Rejects(_) => error.to_string(),

@@ -37,6 +37,10 @@ pub(super) struct Job {
     pub(super) redactor: Redactor,
     /// Whether the file's digest is wanted.
     pub(super) digest: bool,
+    /// Whether anybody takes the rows.
+    pub(super) sends: bool,
+    /// What a row begins with instead of its line.
+    pub(super) run: Option<String>,
 }
 
 /// How far the reading is.
@@ -60,6 +64,8 @@ pub(super) struct Parsed {
     pub(super) unused: Vec<String>,
     pub(super) size: u64,
     pub(super) digest: Option<String>,
+    /// By which the file is known again.
+    pub(super) state: State,
 }
 
 /// Why a file was not read to its end.
@@ -100,7 +106,7 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
     let mut digest = job.digest.then(Sha256::new);
     let mut records = Records::new(Digesting { file, digest: &mut digest }, job.layout, progress.bytes.clone())?;
     let mut rejects = Rejects::new(job.rejects.as_deref(), job.redactor).map_err(ParseError::Rejects)?;
-    let mut checker = Checker::new(job.rules, job.null, job.rows);
+    let mut checker = Checker::new(job.rules, job.null, job.rows, job.run);
     let (mut record, mut rows, mut problems) = (Record::default(), Vec::with_capacity(CHUNK * 2), Vec::new());
     let (mut accepted, mut rejected, mut seen) = (0_u64, 0_u64, 0_u64);
     while records.next(&mut record)? {
@@ -114,7 +120,12 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
             problems.clear();
         }
         if rows.len() >= CHUNK {
-            send(sender, &mut rows, job.rows)?;
+            if job.sends {
+                send(sender, &mut rows, job.rows)?;
+            } else {
+                rows.clear();
+                rows.shrink_to(CHUNK * 2);
+            }
         }
         if seen.is_multiple_of(LOOK) {
             progress.accepted.store(accepted, Ordering::Relaxed);
@@ -127,14 +138,16 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
     if state(&File::open(&job.file)?)? != before {
         return Err(ParseError::Changed);
     }
-    if !rows.is_empty() {
-        send(sender, &mut rows, job.rows)?;
+    if job.sends {
+        if !rows.is_empty() {
+            send(sender, &mut rows, job.rows)?;
+        }
+        sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)?;
     }
-    sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)?;
     let Checker { present, formulas, .. } = checker;
     let unused = records.unused;
     let digest = digest.map(|digest| digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-    Ok(Parsed { accepted, rejected, rejects, present, formulas, unused, size: before.0, digest })
+    Ok(Parsed { accepted, rejected, rejects, present, formulas, unused, size: before.0, digest, state: before })
 }
 
 /// A file whose digest is taken while it is read.
@@ -163,7 +176,7 @@ fn send(sender: &Sender<CopyChunk>, rows: &mut Vec<u8>, format: RowFormat) -> Re
 }
 
 /// Size and time of a file, by which a change is noticed.
-type State = (u64, Option<SystemTime>);
+pub(super) type State = (u64, Option<SystemTime>);
 
 fn state(file: &File) -> io::Result<State> {
     let metadata = file.metadata()?;

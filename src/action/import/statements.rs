@@ -111,6 +111,12 @@ impl Statements {
         format!("COPY {} (runbook_line, {}) FROM STDIN", self.staging(), names(&self.columns))
     }
 
+    /// The run's id comes first in every row.
+    pub(super) fn copy_into_table(&self) -> String {
+        let columns = self.run_column.iter().chain(&self.columns);
+        format!("COPY {} ({}) FROM STDIN", table_name(&self.table), names(columns))
+    }
+
     /// For SQLite, which has no COPY: many rows as one JSON text.
     pub(super) fn fill(&self) -> String {
         let values: Vec<String> = (0..=self.columns.len()).map(|index| format!("value ->> {index}")).collect();

@@ -111,7 +111,7 @@ fn check(columns: &str, null: Option<&str>, format: RowFormat, file: &str) -> (S
     let rules: Vec<Rule> = import.columns.iter().map(|(name, column)| Rule::new(&name.value, column)).collect();
     let layout = Layout { header: false, ..import.layout(Path::new("f.csv")).unwrap() };
     let mut records = Records::new(file.as_bytes(), layout, Arc::default()).unwrap();
-    let mut checker = Checker::new(rules, null.map(ToOwned::to_owned), format);
+    let mut checker = Checker::new(rules, null.map(ToOwned::to_owned), format, None);
     let (mut record, mut rows, mut found) = (Record::default(), Vec::new(), Vec::new());
     let mut all = Vec::new();
     while records.next(&mut record).unwrap() {

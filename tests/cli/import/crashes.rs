@@ -12,6 +12,14 @@ use crate::crash::history::sqlite_file;
 use crate::environment::{Output, TestEnv};
 use crate::postgres::Server;
 
+/// How rows get into the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Directly,
+    Staged,
+    InBatches,
+}
+
 /// What breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -30,7 +38,7 @@ fn times(all: usize) -> usize {
 }
 
 fn rows() -> usize {
-    if std::env::var("RUNBOOK_TEST_CRASHES").as_deref() == Ok("all") { 100_000 } else { 20_000 }
+    if std::env::var("RUNBOOK_TEST_CRASHES").as_deref() == Ok("all") { 50_000 } else { 20_000 }
 }
 
 /// Without the unique constraint: nothing but the ledger and the cursor keeps a row from being
@@ -39,21 +47,25 @@ fn tables() -> String {
     TABLES.replace("order_no varchar(12) NOT NULL UNIQUE", "order_no varchar(12) NOT NULL")
 }
 
-/// Rows that are attributed by their keys, which must be as complete as the rows.
-fn playbook(in_batches: bool) -> String {
-    let size = if in_batches { format!("      batch_size: {}\n", rows() / 20) } else { String::new() };
-    PLAYBOOK.replace("      run_column: import_run\n", &size)
+/// Staged rows are attributed by their keys, which must be as complete as the rows.
+fn playbook(way: Way) -> String {
+    let noted = |words: &str| PLAYBOOK.replace("      run_column: import_run\n", words);
+    match way {
+        Way::Directly => super::direct::plain(),
+        Way::Staged => noted(""),
+        Way::InBatches => noted(&format!("      batch_size: {}\n", rows() / 20)),
+    }
 }
 
-fn site(in_batches: bool, file: &str) -> TestEnv {
+fn site(way: Way, file: &str) -> TestEnv {
     let env = TestEnv::new();
-    env.write("load.yaml", playbook(in_batches));
+    env.write("load.yaml", playbook(way));
     env.write("orders.csv", file);
     env
 }
 
 /// Breaks runs until it has happened often enough, and resumes each until it is done.
-fn breaks(in_batches: bool, trouble: Trouble, times: usize) {
+fn breaks(way: Way, trouble: Trouble, times: usize) {
     let seed = std::env::var("RUNBOOK_TEST_SEED").map_or_else(|_| Rng::new().u64(..), |seed| seed.parse().unwrap());
     let mut random = Rng::with_seed(seed);
     let server = Server::builder().start();
@@ -63,7 +75,7 @@ fn breaks(in_batches: bool, trouble: Trouble, times: usize) {
     while left > 0 {
         let database = server.createdb(&format!("round_{round}"));
         database.psql(&tables());
-        let mut env = site(in_batches, &file);
+        let mut env = site(way, &file);
         env.use_database(&database);
         let begun = Instant::now();
         let ended = until_done(&env, times, |running| {
@@ -83,18 +95,20 @@ fn breaks(in_batches: bool, trouble: Trouble, times: usize) {
             }
         });
         whole = whole.max(if round == 0 { begun.elapsed() } else { Duration::ZERO });
-        let seen =
-            database.psql("SELECT count(*), count(DISTINCT order_no), (SELECT count(DISTINCT key) FROM runbook.imported) FROM orders");
         let rows = rows();
-        assert_eq!(seen, format!("{rows}|{rows}|{rows}"), "RUNBOOK_TEST_SEED={seed} (round {round})\n{ended}");
-        assert_eq!(database.psql("SELECT count(*) FROM runbook.imported"), rows.to_string(), "RUNBOOK_TEST_SEED={seed} (round {round})");
-        if in_batches {
+        let attributed = match way {
+            Way::Directly => "count(DISTINCT import_run) * count(import_run), 0",
+            _ => "(SELECT count(DISTINCT key) FROM runbook.imported), (SELECT count(*) FROM runbook.imported) - count(*)",
+        };
+        let seen = database.psql(&format!("SELECT count(*), count(DISTINCT order_no), {attributed} FROM orders"));
+        assert_eq!(seen, format!("{rows}|{rows}|{rows}|0"), "RUNBOOK_TEST_SEED={seed} (round {round})\n{ended}");
+        if way == Way::InBatches {
             assert_eq!(database.psql("SELECT count(*) FROM runbook.importing"), "0", "the cursor is gone");
         }
         server.psql("postgres", &format!("DROP DATABASE round_{round} WITH (FORCE)"));
         round += 1;
     }
-    println!("{trouble:?}, in batches: {in_batches}: {times} times in {} runs of {whole:?}, RUNBOOK_TEST_SEED={seed}", round - 1);
+    println!("{trouble:?}, {way:?}: {times} times in {} runs of {whole:?}, RUNBOOK_TEST_SEED={seed}", round - 1);
 }
 
 /// Runs and resumes, each time with trouble, until there is nothing more to do.
@@ -117,32 +131,47 @@ fn until_done(env: &TestEnv, times: usize, mut trouble: impl FnMut(Pid)) -> Outp
 
 #[test]
 fn killed_imports_load_each_row_once() {
-    breaks(false, Trouble::Kill, times(200));
+    breaks(Way::Staged, Trouble::Kill, times(200));
+}
+
+#[test]
+fn killed_copies_load_each_row_once() {
+    breaks(Way::Directly, Trouble::Kill, times(200));
 }
 
 #[test]
 fn killed_batches_load_each_row_once() {
-    breaks(true, Trouble::Kill, times(200));
+    breaks(Way::InBatches, Trouble::Kill, times(200));
 }
 
 #[test]
 fn lost_connections_load_each_row_once() {
-    breaks(false, Trouble::Connections, times(50));
+    breaks(Way::Staged, Trouble::Connections, times(50));
+}
+
+#[test]
+fn lost_connections_of_copies_load_each_row_once() {
+    breaks(Way::Directly, Trouble::Connections, times(50));
 }
 
 #[test]
 fn lost_connections_in_batches_load_each_row_once() {
-    breaks(true, Trouble::Connections, times(50));
+    breaks(Way::InBatches, Trouble::Connections, times(50));
 }
 
 #[test]
 fn restarted_servers_load_each_row_once() {
-    breaks(false, Trouble::Server, times(10));
+    breaks(Way::Staged, Trouble::Server, times(10));
+}
+
+#[test]
+fn restarted_servers_of_copies_load_each_row_once() {
+    breaks(Way::Directly, Trouble::Server, times(10));
 }
 
 #[test]
 fn restarted_servers_in_batches_load_each_row_once() {
-    breaks(true, Trouble::Server, times(10));
+    breaks(Way::InBatches, Trouble::Server, times(10));
 }
 
 #[test]
@@ -151,7 +180,7 @@ fn killed_batches_into_sqlite_load_each_row_once() {
     let (mut random, mut left) = (Rng::new(), times(60));
     let mut whole = None;
     while left > 0 {
-        let mut env = site(true, &file);
+        let mut env = site(Way::InBatches, &file);
         env.set("DATABASE_URL", "sqlite:shop.db");
         let playbook = env.read("load.yaml").replace("      batch_size", "      run_column: import_run\n      batch_size");
         env.write("load.yaml", playbook);
