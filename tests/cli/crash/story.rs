@@ -259,9 +259,10 @@ fn identity_of(path: &Path) -> Option<String> {
     Some(format!("file {} of {}.{}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-/// Every row of every table, every relation, and which steps the ledger holds.
+/// Every row of every table, every relation, and which steps the ledger holds. A server that
+/// crashed leaves temporary tables in its catalogue whose files are gone.
 fn database(place: &Place, volatile_columns: &[&str]) -> String {
-    let tables = place.psql("SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'runbook') ORDER BY 1");
+    let tables = place.psql("SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'runbook') AND schemaname NOT LIKE 'pg\\_temp\\_%' ORDER BY 1");
     let without = volatile_columns.iter().map(|column| format!("'{column}'")).collect::<Vec<_>>().join(", ");
     let rows = tables.lines().map(|table| {
         format!("SELECT '{table} ' || count(*) || ' ' || coalesce(md5(string_agg(r, E'\\n' ORDER BY r)), '') FROM (SELECT (to_jsonb(t) - ARRAY[{without}]::text[])::text AS r FROM {table} t) x;")
