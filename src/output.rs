@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::mpsc::UnboundedSender;
+
 pub use live::{LiveLine, LiveOutput, LiveReceiver, LiveSender, Stream, live_channel, printable};
 pub use log::settle_log;
 
@@ -43,7 +45,12 @@ pub struct OutputOptions {
 pub struct Output {
     sinks: Arc<Mutex<Sinks>>,
     redactor: Redactor,
+    /// Where lines of standard error go instead of the terminal.
+    watcher: Option<LineSender>,
 }
+
+/// Takes lines as they come, after redaction.
+pub type LineSender = UnboundedSender<String>;
 
 #[derive(Debug)]
 struct Sinks {
@@ -57,7 +64,7 @@ impl Output {
         let file_name = format!("{}.{}.log", options.step.replace('/', "."), options.attempt);
         let log = Log::new(options.directory.join(file_name), options.max_bytes);
         let live = options.live.map(|sender| Live::new(sender, options.step.into()));
-        Self { sinks: Arc::new(Mutex::new(Sinks { log, live })), redactor: options.redactor }
+        Self { sinks: Arc::new(Mutex::new(Sinks { log, live })), redactor: options.redactor, watcher: None }
     }
 
     /// A message about the work, such as a NOTICE, in lines of its own.
@@ -72,13 +79,16 @@ impl Output {
         }
     }
 
+    /// The same file, but nothing of what is captured is shown live: lines of standard error
+    /// go to `lines`, for whoever makes progress of a program's chatter.
+    pub fn watched(&self, lines: LineSender) -> Self {
+        Self { watcher: Some(lines), ..self.clone() }
+    }
+
     /// The standard output and error of one process, or whatever stands for them.
     pub fn capture(&self) -> Capture {
-        Capture {
-            output: self.clone(),
-            stdout: Channel::new(&self.redactor, Stream::Stdout),
-            stderr: Channel::new(&self.redactor, Stream::Stderr),
-        }
+        let channel = |stream| Channel::new(&self.redactor, stream);
+        Capture { output: self.clone(), stdout: channel(Stream::Stdout), stderr: channel(Stream::Stderr) }
     }
 
     /// Completes the file and says what it holds.
@@ -126,10 +136,10 @@ impl Capture {
     /// Nothing came for a moment: shows unfinished lines and counts live.
     pub fn idle(&mut self) {
         let mut sinks = self.output.lock();
-        if let Some(live) = &mut sinks.live {
+        if let Some(live) = sinks.live.as_mut().filter(|_| self.output.watcher.is_none()) {
             let now = Instant::now();
-            self.stdout.lines.idle(live, now);
-            self.stderr.lines.idle(live, now);
+            self.stdout.ends.lines.idle(live, now);
+            self.stderr.ends.lines.idle(live, now);
         }
     }
 
@@ -137,8 +147,8 @@ impl Capture {
     pub fn finish(mut self) -> Captured {
         self.stdout.finish(&self.output);
         self.stderr.finish(&self.output);
-        let stdout_complete = self.stdout.tail.is_complete();
-        Captured { stdout: self.stdout.tail.into_text(), stderr: self.stderr.tail.into_text(), stdout_complete }
+        let stdout_complete = self.stdout.ends.tail.is_complete();
+        Captured { stdout: self.stdout.ends.tail.into_text(), stderr: self.stderr.ends.tail.into_text(), stdout_complete }
     }
 }
 
@@ -156,36 +166,70 @@ pub struct Captured {
 #[derive(Debug)]
 struct Channel {
     redacting: RedactingStream,
-    lines: Lines,
-    tail: Tail,
+    ends: Ends,
 }
 
 impl Channel {
     fn new(redactor: &Redactor, stream: Stream) -> Self {
-        Self { redacting: redactor.stream(), lines: Lines::new(stream), tail: Tail::default() }
+        let ends = Ends { stream, lines: Lines::new(stream), tail: Tail::default(), unfinished: Vec::new() };
+        Self { redacting: redactor.stream(), ends }
     }
 
     fn push(&mut self, bytes: &[u8], output: &Output) {
-        spread(self.redacting.push(bytes), &mut self.tail, &mut self.lines, output);
+        self.ends.spread(self.redacting.push(bytes), output);
     }
 
     fn finish(&mut self, output: &Output) {
-        spread(self.redacting.finish(), &mut self.tail, &mut self.lines, output);
-        if let Some(live) = &mut output.lock().live {
-            self.lines.finish(live, Instant::now());
+        self.ends.spread(self.redacting.finish(), output);
+        self.ends.finish(output);
+    }
+}
+
+/// Where a stream's bytes go once the redactor has seen them.
+#[derive(Debug)]
+struct Ends {
+    stream: Stream,
+    lines: Lines,
+    tail: Tail,
+    /// A watched line that has not ended yet.
+    unfinished: Vec<u8>,
+}
+
+impl Ends {
+    fn spread(&mut self, bytes: &[u8], output: &Output) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.tail.push(bytes);
+        let mut sinks = output.lock();
+        sinks.log.write(bytes);
+        match (&output.watcher, &mut sinks.live) {
+            (Some(watcher), _) if self.stream == Stream::Stderr => watch(&mut self.unfinished, bytes, watcher),
+            (None, Some(live)) => self.lines.push(bytes, live, Instant::now()),
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, output: &Output) {
+        match (&output.watcher, &mut output.lock().live) {
+            (Some(watcher), _) if !self.unfinished.is_empty() => watch(&mut self.unfinished, b"\n", watcher),
+            (None, Some(live)) => self.lines.finish(live, Instant::now()),
+            _ => {}
         }
     }
 }
 
-fn spread(bytes: &[u8], tail: &mut Tail, lines: &mut Lines, output: &Output) {
-    if bytes.is_empty() {
-        return;
-    }
-    tail.push(bytes);
-    let mut sinks = output.lock();
-    sinks.log.write(bytes);
-    if let Some(live) = &mut sinks.live {
-        lines.push(bytes, live, Instant::now());
+/// Passes every whole line on. A line is bounded, so that no program can fill the memory.
+fn watch(unfinished: &mut Vec<u8>, bytes: &[u8], watcher: &LineSender) {
+    const LONGEST: usize = 16 * 1024;
+    for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let room = LONGEST.saturating_sub(unfinished.len());
+        unfinished.extend_from_slice(&piece[..piece.len().min(room)]);
+        if piece.ends_with(b"\n") {
+            // Nobody listens any more: then nobody needs to know.
+            let _ = watcher.send(String::from_utf8_lossy(unfinished).trim_end().to_owned());
+            unfinished.clear();
+        }
     }
 }
 
@@ -246,6 +290,24 @@ mod tests {
         );
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(shown(&mut receiver), ["Stderr warning", "Stdout password is ***, ok", "Note NOTICE: *** seen", "Stdout unfin"]);
+    }
+
+    #[test]
+    fn watched_lines_come_whole_and_are_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sender, mut live) = live_channel();
+        let (watcher, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        let output = output(directory.path(), 1024, Some(sender));
+        let mut capture = output.watched(watcher).capture();
+        capture.stderr(b"dumping hun");
+        capture.stdout(b"not watched\n");
+        capture.stderr(b"ter2 now\nand");
+        capture.stderr(b" then");
+        let captured = capture.finish();
+        let seen: Vec<String> = std::iter::from_fn(|| lines.try_recv().ok()).collect();
+        assert_eq!(seen, ["dumping *** now", "and then"]);
+        assert_eq!(captured.stderr, "dumping *** now\nand then");
+        assert_eq!(shown(&mut live), [""; 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! through its [`StepContext`].
 
 pub mod assert;
-mod backup_file;
+mod backup;
 pub mod check;
 pub mod confirm;
 mod context;

@@ -1,39 +1,39 @@
 //! `pg_dump`: a backup of a PostgreSQL database, complete or not there at all.
+//!
+//! Responsible for what is written in a playbook and what a plan shows of it; how the dump
+//! is made is `dump`'s business.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration as Time;
+mod dump;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::json;
+use std::num::NonZero;
+use std::str::FromStr;
 
-use super::backup_file::{BackupError, Manifest, Partial, Shape, completed};
-use super::shell::not_followed;
-use super::written::{short, shown};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+use super::backup::checksum::Shape;
+use super::written::shown;
 use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
-use crate::outcome::{ErrorKind, StepError, StepResult};
-use crate::output::printable;
-use crate::process::{Command, Ended, Exit, GRACE, Program};
-use crate::secret::Secret;
+use crate::outcome::{StepError, StepResult};
 use crate::source::Spanned;
-use crate::target::LibpqEnvironment;
-use crate::template::{Place, Template, Values};
-use crate::units::ByteSize;
+use crate::template::{Place, Setting, Template, Values};
+use crate::units::Duration;
 
 /// Dumps a database, or parts of it, with PostgreSQL's own `pg_dump`.
 ///
 /// The file is readable by its owner alone and appears under its name only when it is
-/// complete and on disk; an existing file is never overwritten. `FILE.manifest.json` keeps
-/// size, checksum and origin. `pg_dump` must not be older than the server.
+/// complete, read back and on disk; an existing file is never overwritten. Beside it stand
+/// `FILE.manifest.json` (what is in it: tables with their rows as the dump's own snapshot saw
+/// them, sequences, objects, versions, roles, checksum), `FILE.sha256` for `sha256sum -c`, and
+/// `FILE.globals.sql` with the roles a new server needs. The client programs of the server's
+/// version are looked for in PATH and where distributions put them. The schema `runbook` is
+/// left out: what runs have done and where a database belongs is not restored elsewhere.
 ///
 /// ```yaml
-/// pg_dump: {file: "backups/{{ run.started_at | date('%Y%m%d_%H%M%S') }}.dump", format: custom, verify: archive}
+/// pg_dump: {file: "backups/{{ run.started_at | date('%Y%m%d_%H%M%S') }}.dump"}
+/// pg_dump: {file: "backups/{{ run.id }}", format: directory, jobs: 4, with: [count, fingerprint]}
+/// pg_dump: {file: "critical.dump", tables: [companies, loads, fuel_expenses]}
 /// ```
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,22 +46,55 @@ pub struct PgDump {
     /// Default: `custom`.
     #[serde(default)]
     pub format: DumpFormat,
+    /// How hard to compress: 0 (not at all) to 9, or with `pg_dump` 16 and newer also `lz4` or
+    /// `zstd`, as in `zstd:3`. Default: 1, which takes half the time of `pg_dump`'s own
+    /// default for a tenth more bytes; nothing for SQL text.
+    #[serde(default)]
+    pub compression: Option<Spanned<Compression>>,
     /// Only these tables; names or `pg_dump`'s patterns.
     #[serde(default)]
     pub tables: Vec<Template>,
     /// Only these schemas; names or `pg_dump`'s patterns.
     #[serde(default)]
     pub schemas: Vec<Template>,
-    /// How many tables to dump side by side; `format: directory` only.
+    /// Not these tables.
+    #[serde(default)]
+    pub exclude_tables: Vec<Template>,
+    /// Not these schemas.
+    #[serde(default)]
+    pub exclude_schemas: Vec<Template>,
+    /// Of these tables only the definition, not the rows.
+    #[serde(default)]
+    pub exclude_rows: Vec<Template>,
+    /// Whether large objects are dumped too. Default: only with the whole database.
+    #[serde(default)]
+    pub large_objects: Option<bool>,
+    /// How many tables to dump side by side; `format: directory` only. Default there: one for
+    /// each processor, at most 4.
     #[serde(default)]
     #[schemars(with = "Option<u32>", range(min = 1, max = 64))]
     pub jobs: Option<Spanned<u32>>,
-    /// How the dump is checked before it counts. Default: `checksum`.
+    /// How the dump is checked before it counts. Default: `archive`.
     #[serde(default)]
     pub verify: DumpCheck,
-    /// Whether to write `FILE.manifest.json`. Default: true.
+    /// Whether to write `FILE.manifest.json` and `FILE.sha256`. Default: true.
     #[serde(default = "yes")]
     pub manifest: bool,
+    /// What the manifest keeps of each table, all of the moment of the dump. A fingerprint
+    /// reads every row once more. Default: `[count]`.
+    #[serde(default = "counts")]
+    pub with: Vec<Kept>,
+    /// Whether to write the server's roles to `FILE.globals.sql`, without passwords. Default:
+    /// with the whole database.
+    #[serde(default)]
+    pub globals: Option<bool>,
+    /// The longest `pg_dump` waits for a table that somebody has locked. Default: 60s.
+    #[serde(default)]
+    pub lock_wait_timeout: Option<Setting<Duration>>,
+    /// Whether to refuse where the disk seems too small: less free than an eighth of the
+    /// tables, or half of them for SQL text and tar. Default: true.
+    #[serde(default = "yes")]
+    pub check_space: bool,
 }
 
 /// The formats of `pg_dump`.
@@ -73,6 +106,8 @@ pub enum DumpFormat {
     Custom,
     /// A directory with a file per table for `pg_restore`, written by `jobs` connections.
     Directory,
+    /// One file for `pg_restore`, readable by `tar`.
+    Tar,
     /// SQL text for `psql`.
     Plain,
 }
@@ -82,14 +117,78 @@ pub enum DumpFormat {
 #[serde(rename_all = "lowercase")]
 pub enum DumpCheck {
     /// Its checksum is taken; SQL text must end as `pg_dump` ends it.
-    #[default]
     Checksum,
     /// `pg_restore` also reads it to its end.
+    #[default]
     Archive,
+}
+
+/// What a manifest keeps of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kept {
+    /// The number of rows.
+    Count,
+    /// A hash over the contents of all rows.
+    Fingerprint,
+}
+
+/// `0` to `9`, or a method with a level, as `pg_dump --compress` takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression(String);
+
+impl FromStr for Compression {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (method, level) = text.split_once(':').map_or((text, None), |(method, level)| (method, Some(level)));
+        let is_level = |most: u8| level.is_none_or(|level| level.parse::<u8>().is_ok_and(|level| level <= most));
+        let known = match method {
+            "gzip" => is_level(9),
+            "lz4" => is_level(12),
+            "zstd" => is_level(22),
+            "none" => level.is_none(),
+            number => level.is_none() && number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()),
+        };
+        known
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| format!("`{text}` is not 0 to 9, none, gzip, lz4 or zstd, or such a method with its level, as zstd:3"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Compression {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Level(u8),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Level(level) => level.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Compression {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Compression".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": 9 },
+            { "type": "string", "pattern": "^([0-9]|none|(gzip|lz4|zstd)(:[0-9]{1,2})?)$" },
+        ] })
+    }
 }
 
 fn yes() -> bool {
     true
+}
+
+fn counts() -> Vec<Kept> {
+    vec![Kept::Count]
 }
 
 impl Perform for PgDump {
@@ -104,9 +203,78 @@ impl Perform for PgDump {
 
     fn inspect<'a>(&'a self, inspection: &mut Inspection<'a>) {
         inspection.connection(self.connection.as_ref());
-        for template in [&self.file].into_iter().chain(&self.tables).chain(&self.schemas) {
+        for template in [&self.file].into_iter().chain(self.selections().flat_map(|(_, templates)| templates)) {
             inspection.template(template, Place::Argument);
         }
+        if let Some(timeout) = &self.lock_wait_timeout {
+            inspection.setting(timeout);
+        }
+        self.inspect_format(inspection);
+    }
+
+    fn describe(&self, values: &Values) -> Description {
+        let list = |templates: &[Template]| templates.iter().map(|template| shown(template, values)).collect::<Vec<_>>().join(", ");
+        let mut details = vec![format!(
+            "format {}{}",
+            self.format.name(),
+            self.compress().map(|level| format!(", compression {level}")).unwrap_or_default()
+        )];
+        details.extend(
+            self.selections().filter(|(_, templates)| !templates.is_empty()).map(|(what, templates)| format!("{what} {}", list(templates))),
+        );
+        if let Some(jobs) = self.connections() {
+            details.push(format!("{jobs} connections"));
+        }
+        if self.verify == DumpCheck::Archive && self.format != DumpFormat::Plain {
+            details.push("read to its end afterwards".into());
+        }
+        if self.manifest {
+            let kept = if self.with.contains(&Kept::Fingerprint) { "rows and fingerprint of each table" } else { "rows of each table" };
+            details.push(format!("beside it {}", if self.with.is_empty() { "what is in it" } else { kept }));
+        }
+        let from = self.connection.as_ref().map_or_else(String::new, |name| format!(" {}", name.value));
+        Description { summary: format!("dump{from} to {}", shown(&self.file, values)), details }
+    }
+
+    async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
+        let location = context.sources.location(self.file.text.span);
+        dump::dump(self, context).await.map_err(|error| error.at(location))
+    }
+}
+
+impl PgDump {
+    /// What is chosen and left out, in words.
+    fn selections(&self) -> impl Iterator<Item = (&'static str, &Vec<Template>)> {
+        [
+            ("tables", &self.tables),
+            ("schemas", &self.schemas),
+            ("not tables", &self.exclude_tables),
+            ("not schemas", &self.exclude_schemas),
+            ("not the rows of", &self.exclude_rows),
+        ]
+        .into_iter()
+    }
+
+    /// Whether nothing of the database is left out.
+    fn is_whole(&self) -> bool {
+        self.selections().all(|(_, templates)| templates.is_empty()) && self.large_objects != Some(false)
+    }
+
+    fn compress(&self) -> Option<&str> {
+        match (&self.compression, self.format) {
+            (Some(compression), _) => Some(&compression.value.0),
+            (None, DumpFormat::Custom | DumpFormat::Directory) => Some("1"),
+            (None, DumpFormat::Plain | DumpFormat::Tar) => None,
+        }
+    }
+
+    fn connections(&self) -> Option<u32> {
+        let processors = || std::thread::available_parallelism().map_or(1, NonZero::get).min(4);
+        let jobs = || self.jobs.as_ref().map_or_else(|| processors() as u32, |jobs| jobs.value);
+        (self.format == DumpFormat::Directory).then(jobs)
+    }
+
+    fn inspect_format(&self, inspection: &mut Inspection<'_>) {
         if let Some(jobs) = &self.jobs
             && (self.format != DumpFormat::Directory || !(1..=64).contains(&jobs.value))
         {
@@ -115,136 +283,14 @@ impl Perform for PgDump {
                     .help("the other formats are written by one connection"),
             );
         }
-    }
-
-    fn describe(&self, values: &Values) -> Description {
-        let list = |templates: &[Template]| templates.iter().map(|template| shown(template, values)).collect::<Vec<_>>().join(", ");
-        let mut details = vec![format!("format {}", self.format.name())];
-        if !self.tables.is_empty() {
-            details.push(format!("tables {}", list(&self.tables)));
-        }
-        if !self.schemas.is_empty() {
-            details.push(format!("schemas {}", list(&self.schemas)));
-        }
-        if let Some(jobs) = &self.jobs {
-            details.push(format!("{} connections", jobs.value));
-        }
-        if self.verify == DumpCheck::Archive {
-            details.push("read to its end afterwards".into());
-        }
-        let from = self.connection.as_ref().map_or_else(String::new, |name| format!(" {}", name.value));
-        Description { summary: format!("dump{from} to {}", shown(&self.file, values)), details }
-    }
-
-    async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
-        let location = context.sources.location(self.file.text.span);
-        self.dump(context).await.map_err(|error| error.at(location))
-    }
-}
-
-impl PgDump {
-    async fn dump(&self, context: &StepContext) -> Result<StepResult, StepError> {
-        let file = self.target(context)?;
-        let shape = self.format.shape();
-        if context.uncertain
-            && let Some(manifest) = completed(&file, shape, &context.run, &context.step)
+        if let Some(compression) = &self.compression
+            && matches!(self.format, DumpFormat::Tar | DumpFormat::Plain)
         {
-            return Ok(result(&file, &manifest, Vec::new()));
+            inspection.diagnostics.push(
+                Diagnostic::error("compression", compression.span, "`compression` is for `format: custom` and `directory`")
+                    .help("a tar archive can't be compressed inside, and SQL text is to be read by anybody"),
+            );
         }
-        let connection = context.connection(self.connection.as_ref().map(|name| name.value.as_str()))?;
-        let access = context.targets.libpq_environment(connection, &context.step)?.ok_or_else(|| {
-            StepError::new(ErrorKind::Connection, format!("`{connection}` is an SQLite database, and pg_dump is PostgreSQL's"))
-                .hint("copy an SQLite database with `VACUUM INTO 'file'` in a `sql` step")
-        })?;
-        let access = Access::new(access)?;
-        let partial = Partial::create(&file, shape).map_err(|error| not_written(&error))?;
-        let ended = self.watch(context, access.command(self.argv(&partial, &context.values)?, &context.directory), &partial).await?;
-        succeeded("pg_dump", &ended)?;
-        self.check(context, &access, &partial).await?;
-        let manifest = self.publish(context, &access, partial, file.clone()).await?;
-        Ok(result(&file, &manifest, warnings(&ended.captured.stderr)))
-    }
-
-    fn target(&self, context: &StepContext) -> Result<PathBuf, StepError> {
-        let file = context.directory.join(context.values.text(&self.file)?);
-        std::path::absolute(&file)
-            .map_err(|error| StepError::new(ErrorKind::Io, format!("`{}` is not a file name: {error}", file.display())))
-    }
-
-    fn argv(&self, partial: &Partial, values: &Values) -> Result<Vec<String>, StepError> {
-        let path = partial.path().to_str().ok_or_else(|| StepError::new(ErrorKind::Io, "a backup's file name must be UTF-8"))?;
-        let mut argv = vec!["pg_dump".into(), "--no-password".into(), format!("--format={}", self.format.name()), format!("--file={path}")];
-        if let Some(jobs) = &self.jobs {
-            argv.push(format!("--jobs={}", jobs.value));
-        }
-        for schema in &self.schemas {
-            argv.push(format!("--schema={}", values.text(schema)?));
-        }
-        for table in &self.tables {
-            argv.push(format!("--table={}", values.text(table)?));
-        }
-        if !(self.schemas.is_empty() && self.tables.is_empty()) {
-            // A table that is not there must not be missing from the backup unnoticed.
-            argv.push("--strict-names".into());
-        }
-        Ok(argv)
-    }
-
-    /// Runs it and shows how much is written.
-    async fn watch(&self, context: &StepContext, command: Command, partial: &Partial) -> Result<Ended, StepError> {
-        let ended = context.processes.run(command, &context.output, &context.cancel);
-        tokio::pin!(ended);
-        let mut tick = tokio::time::interval(Time::from_secs(1));
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut ended => return ended.map_err(|error| not_followed(&error)),
-                _ = tick.tick() => match partial.size() {
-                    0 => {}
-                    size => context.progress(format!("{} written", ByteSize(size)), None),
-                },
-            }
-        }
-    }
-
-    async fn check(&self, context: &StepContext, access: &Access, partial: &Partial) -> Result<(), StepError> {
-        if self.format == DumpFormat::Plain {
-            return ends_as_dump(partial.path());
-        }
-        if self.verify == DumpCheck::Archive {
-            context.progress("reading it to its end", None);
-            let argv = ["pg_restore".into(), "--file=/dev/null".into(), partial.path().display().to_string()].to_vec();
-            let command = access.command(argv, &context.directory);
-            let ended = context.processes.run(command, &context.output, &context.cancel).await.map_err(|error| not_followed(&error))?;
-            succeeded("pg_restore", &ended)?;
-        }
-        Ok(())
-    }
-
-    async fn publish(&self, context: &StepContext, access: &Access, partial: Partial, file: PathBuf) -> Result<Manifest, StepError> {
-        let mut manifest = Manifest {
-            version: 1,
-            file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            format: self.format.name().into(),
-            size: 0,
-            sha256: String::new(),
-            database: access.variable("PGDATABASE"),
-            host: access.variable("PGHOST"),
-            run: context.run.clone(),
-            step: context.step.clone(),
-            created_at: context.clock.now().to_string(),
-        };
-        let wanted = self.manifest;
-        tokio::task::spawn_blocking(move || {
-            let described = manifest.clone();
-            let (size, sha256) = partial.publish(|size, sha256| wanted.then_some(Manifest { size, sha256, ..described }))?;
-            manifest.size = size;
-            manifest.sha256 = sha256;
-            Ok(manifest)
-        })
-        .await
-        .map_err(|lost| StepError::new(ErrorKind::Io, lost.to_string()))?
-        .map_err(|error| not_written(&error))
     }
 }
 
@@ -253,123 +299,13 @@ impl DumpFormat {
         match self {
             Self::Custom => "custom",
             Self::Directory => "directory",
+            Self::Tar => "tar",
             Self::Plain => "plain",
         }
     }
 
     fn shape(self) -> Shape {
         if self == Self::Directory { Shape::Directory } else { Shape::File }
-    }
-}
-
-/// How a client program reaches the database, its password in a file that has no name:
-/// nothing of it is left behind, whatever ends this process.
-struct Access {
-    environment: LibpqEnvironment,
-    _passfile: Option<File>,
-}
-
-impl Access {
-    fn new(mut environment: LibpqEnvironment) -> Result<Self, StepError> {
-        let passfile = match &environment.passfile {
-            Some(lines) => {
-                Some(passfile(lines).map_err(|error| StepError::new(ErrorKind::Io, format!("cannot pass the password on: {error}")))?)
-            }
-            None => None,
-        };
-        if let Some(file) = &passfile {
-            environment.set.push(("PGPASSFILE".into(), format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())));
-        }
-        Ok(Self { environment, _passfile: passfile })
-    }
-
-    fn command(&self, argv: Vec<String>, directory: &Path) -> Command {
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        // The messages are read, so they must be the untranslated ones.
-        let locale = [("LC_ALL".to_owned(), Secret::new("C"))];
-        let environment = self.environment.set.iter().map(|(name, value)| (name.clone(), Secret::new(value))).chain(locale).collect();
-        let without = self.environment.remove.iter().map(|name| (*name).to_owned()).collect();
-        Command { program: Program::Argv(argv), environment, without, directory: directory.to_owned(), grace: GRACE }
-    }
-
-    fn variable(&self, name: &str) -> Option<String> {
-        self.environment.set.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone())
-    }
-}
-
-fn passfile(lines: &Secret) -> std::io::Result<File> {
-    let mut file = File::from(memfd_create("pgpass", MFdFlags::MFD_CLOEXEC)?);
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    file.write_all(lines.expose().as_bytes())?;
-    Ok(file)
-}
-
-fn result(file: &Path, manifest: &Manifest, findings: Vec<String>) -> StepResult {
-    StepResult {
-        summary: format!("{}, sha256 {}…", ByteSize(manifest.size), &manifest.sha256[..12.min(manifest.sha256.len())]),
-        file: Some(file.display().to_string()),
-        json: Some(json!({"size": manifest.size, "sha256": manifest.sha256, "format": manifest.format})),
-        findings,
-        ..StepResult::default()
-    }
-}
-
-fn not_written(error: &BackupError) -> StepError {
-    let failed = StepError::new(ErrorKind::Io, error.to_string());
-    match error {
-        BackupError::Exists(_) => {
-            failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`")
-        }
-        _ => failed,
-    }
-}
-
-/// What a program says that did not succeed, as data.
-fn succeeded(program: &str, ended: &Ended) -> Result<(), StepError> {
-    if ended.exit == Exit::Code(0) {
-        return Ok(());
-    }
-    if ended.stopped {
-        return Err(StepError::new(ErrorKind::Cancelled, format!("{program} was stopped; nothing of the dump is left")));
-    }
-    let said = printable(&ended.captured.stderr).into_owned();
-    let prefix = format!("{program}: error: ");
-    let message = said.lines().find_map(|line| line.strip_prefix(&prefix)).map_or_else(|| ended.exit.to_string(), short);
-    if message.contains("server version mismatch") {
-        let versions =
-            said.lines().find_map(|line| line.split_once("server version: ")).map(|(_, versions)| format!("server version: {versions}"));
-        return Err(StepError::new(ErrorKind::Process, "pg_dump is older than the server and can't dump it")
-            .fact("versions", versions.unwrap_or_default())
-            .hint("install the client programs of the server's version, or put them first in PATH"));
-    }
-    let unreachable = message.contains("connection to server") || message.contains("could not connect");
-    let kind = if unreachable { ErrorKind::Connection } else { ErrorKind::Process };
-    let mut error = StepError::new(kind, format!("{program} failed: {message}"));
-    error.transient = unreachable && !message.contains("authentication failed") && !message.contains("does not exist");
-    let more: Vec<&str> = said.lines().filter(|line| !line.contains(message.as_str())).collect();
-    Err(if more.is_empty() { error } else { error.fact("it also said", short(&more.join("\n"))) })
-}
-
-/// Warnings do not stop a dump, but somebody should read them.
-fn warnings(stderr: &str) -> Vec<String> {
-    stderr.lines().filter_map(|line| line.strip_prefix("pg_dump: warning: ")).map(|line| printable(line).into_owned()).collect()
-}
-
-/// SQL text that was cut off looks like any other; only its last line tells.
-fn ends_as_dump(path: &Path) -> Result<(), StepError> {
-    const TAIL: u64 = 512;
-    let read = || {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(TAIL);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail)?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&tail).into_owned())
-    };
-    match read() {
-        Ok(tail) if tail.contains("-- PostgreSQL database dump complete") => Ok(()),
-        Ok(_) => Err(StepError::new(ErrorKind::Io, "the dump does not end as pg_dump ends it")),
-        Err(error) => Err(StepError::new(ErrorKind::Io, format!("cannot read the dump back: {error}"))),
     }
 }
 

@@ -31,7 +31,7 @@ fn a_deployment_that_adds_is_fine() {
     deploy-with-counts  8 steps, run [RUN], environment staging
       main: [DATABASE] (system [ID])
 
-    done           [DURATION]  Back up the database → [SIZE], sha256 [SUM]
+    done           [DURATION]  Back up the database → [SIZE], 3 tables with 1060 rows, sha256 [SUM]
     done           [DURATION]  Only rows that exist now count → [TIMESTAMP]
     done           [DURATION]  Record counts before the deployment → 1060 rows in 3 tables
     done           [DURATION]  Deploy → exit code 0
@@ -57,7 +57,7 @@ fn a_deployment_that_loses_records_is_stopped_although_as_many_are_new() {
     deploy-with-counts  8 steps, run [RUN], environment staging
       main: [DATABASE] (system [ID])
 
-    done           [DURATION]  Back up the database → [SIZE], sha256 [SUM]
+    done           [DURATION]  Back up the database → [SIZE], 3 tables with 1060 rows, sha256 [SUM]
     done           [DURATION]  Only rows that exist now count → [TIMESTAMP]
     done           [DURATION]  Record counts before the deployment → 1060 rows in 3 tables
     done           [DURATION]  Deploy → exit code 0
@@ -104,7 +104,7 @@ fn a_deployment_that_fails_is_looked_at_as_well() {
     deploy-with-counts  8 steps, run [RUN], environment staging
       main: [DATABASE] (system [ID])
 
-    done           [DURATION]  Back up the database → [SIZE], sha256 [SUM]
+    done           [DURATION]  Back up the database → [SIZE], 3 tables with 1060 rows, sha256 [SUM]
     done           [DURATION]  Only rows that exist now count → [TIMESTAMP]
     done           [DURATION]  Record counts before the deployment → 1060 rows in 3 tables
     FAILED         [DURATION]  Deploy → exit code 9

@@ -59,7 +59,7 @@ fn good_files_are_imported_shown_and_taken_back() {
     done           [DURATION]  Check the customers → 81 rows checked, nothing loaded, 0 of 81 records rejected (0%)
     done           [DURATION]  Check the orders → 400 rows checked, nothing loaded, 0 of 400 records rejected (0%)
     done           [DURATION]  Check the order items → 800 rows checked, nothing loaded, 0 of 800 records rejected (0%)
-    done           [DURATION]  Dump the three tables → [SIZE], sha256 [SUM]
+    done           [DURATION]  Dump the three tables → [SIZE], 3 tables with 60 rows, sha256 [SUM]
     done           [DURATION]  Load the customers → 81 rows imported, 0 of 81 records rejected (0%)
     done           [DURATION]  Load the orders → 400 rows imported, 0 of 400 records rejected (0%)
     done           [DURATION]  Load the order items → 800 rows imported, 0 of 800 records rejected (0%)
@@ -193,7 +193,7 @@ fn what_goes_wrong_after_something_was_loaded_takes_everything_back() {
     done           [DURATION]  Check the customers → 81 rows checked, nothing loaded, 0 of 81 records rejected (0%)
     done           [DURATION]  Check the orders → 400 rows checked, nothing loaded, 0 of 400 records rejected (0%)
     done           [DURATION]  Check the order items → 800 rows checked, nothing loaded, 0 of 800 records rejected (0%)
-    done           [DURATION]  Dump the three tables → [SIZE], sha256 [SUM]
+    done           [DURATION]  Dump the three tables → [SIZE], 3 tables with 60 rows, sha256 [SUM]
     done           [DURATION]  Load the customers → 81 rows imported, 0 of 81 records rejected (0%)
     done           [DURATION]  Load the orders → 400 rows imported, 0 of 400 records rejected (0%)
     FAILED         [DURATION]  Load the order items → 160 of 800 records (20%) were rejected

@@ -32,9 +32,9 @@ fn sound_data_are_green_up_to_the_last_question_and_beyond() {
     done           [DURATION]  No session is active → 0 rows
     done           [DURATION]  Nobody has a rack in hand → 0 rows
     skipped               May the work be interrupted? → `when: steps.active_sessions.row_count + steps.active_scanners.row_count > 0` is false
-    done           [DURATION]  Dump the whole database → [SIZE], sha256 [SUM]
+    done           [DURATION]  Dump the whole database → [SIZE], 6 tables with 490 rows, sha256 [SUM]
     done           [DURATION]  The dump can be read to its end → exit code 0
-    done           [DURATION]  Dump the critical tables → [SIZE], sha256 [SUM]
+    done           [DURATION]  Dump the critical tables → [SIZE], 5 tables with 440 rows, sha256 [SUM]
     done           [DURATION]  Tables that remember the state before a deployment → CREATE TABLE
     done           [DURATION]  Record how many rows there are → 5 rows affected
     done           [DURATION]  Record who has which rack → 9 rows affected

@@ -6,9 +6,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::super::backup::client::succeeded;
+use super::super::backup::manifest::Manifest;
 use super::super::testing::{World, action, problems};
 use super::*;
+use crate::outcome::ErrorKind;
 use crate::output::Captured;
+use crate::process::{Ended, Exit};
 use crate::target::testing::{Server, programs, server, spec, start, targets};
 
 /// A database with something in it, and a step that may use it.
@@ -108,7 +115,7 @@ async fn what_cannot_be_dumped_leaves_nothing_and_says_why() {
     assert_eq!((error.kind, error.transient), (ErrorKind::Connection, true));
     let sqlite = world("sqlite:some.db");
     let error = action::<PgDump>("{file: a.dump}").run(&sqlite.context).await.unwrap_err();
-    insta::assert_snapshot!(error.message, @"`main` is an SQLite database, and pg_dump is PostgreSQL's");
+    insta::assert_snapshot!(error.message, @"`main` is an SQLite database, and this step is for PostgreSQL");
     assert_eq!(bench.names(), [""; 0]);
 }
 
@@ -166,7 +173,7 @@ async fn after_an_interruption_a_complete_dump_of_the_same_step_counts() {
 
     std::fs::write(bench.path("b.dump.partial"), "half").unwrap();
     bench.dump("{file: b.dump, manifest: false}").await.unwrap();
-    assert_eq!(bench.names(), ["a.dump", "a.dump.manifest.json", "b.dump"]);
+    assert_eq!(bench.names(), ["a.dump", "a.dump.globals.sql", "a.dump.manifest.json", "a.dump.sha256", "b.dump"]);
 }
 
 #[tokio::test]
@@ -180,8 +187,6 @@ async fn the_password_reaches_pg_dump_and_no_command_line() {
     let dump: PgDump = action("{file: a.dump}");
     assert!(dump.run(&world.context).await.is_ok());
 
-    let partial = Partial::create(&world.context.directory.join("b.dump"), Shape::File).unwrap();
-    assert!(!format!("{:?}", dump.argv(&partial, &world.context.values)).contains("pa:ss"));
     let wrong = super::tests::world(&server.url("app", "postgres").replace("user=app", "user=app&password=wrong"));
     let error = dump.run(&wrong.context).await.unwrap_err();
     assert_eq!((error.kind, error.transient), (ErrorKind::Connection, false));
@@ -191,6 +196,17 @@ async fn the_password_reaches_pg_dump_and_no_command_line() {
 fn mistakes_are_found_before_anything_runs() {
     assert_eq!(problems(&action::<PgDump>("{file: a, jobs: 4}")), ["`jobs` is a number from 1 to 64, and only for `format: directory`"]);
     assert_eq!(problems(&action::<PgDump>("{file: a, format: directory, jobs: 4}")), [""; 0]);
+    assert_eq!(
+        problems(&action::<PgDump>("{file: a, format: tar, compression: 3}")),
+        ["`compression` is for `format: custom` and `directory`"]
+    );
+    for known in ["0", "9", "zstd", "zstd:19", "lz4:1", "none", "gzip:6"] {
+        action::<PgDump>(&format!("{{file: a, compression: '{known}'}}"));
+    }
+    insta::assert_snapshot!(
+        super::super::testing::try_action::<PgDump>("{file: a, compression: brotli}").unwrap_err(),
+        @"`brotli` is not 0 to 9, none, gzip, lz4 or zstd, or such a method with its level, as zstd:3"
+    );
 }
 
 #[test]
@@ -200,23 +216,16 @@ fn the_plan_shows_what_is_dumped_where() {
     let description = dump.describe(&world.context.values);
     insta::assert_snapshot!([vec![description.summary], description.details].concat().join("\n"), @r"
     dump main to a.dump
-    format custom
+    format custom, compression 1
     tables users, racks
     read to its end afterwards
+    beside it rows of each table
     ");
 }
 
 fn said(stderr: &str) -> StepError {
     let captured = Captured { stderr: stderr.into(), ..Captured::default() };
     succeeded("pg_dump", &Ended { exit: Exit::Code(1), captured, stopped: false, left_behind: false }).unwrap_err()
-}
-
-#[test]
-fn an_old_pg_dump_is_told_in_plain_words() {
-    let error =
-        said("pg_dump: error: aborting because of server version mismatch\npg_dump: detail: server version: 16.2; pg_dump version: 15.4\n");
-    assert_eq!(error.message, "pg_dump is older than the server and can't dump it");
-    assert_eq!(error.facts, [("versions".into(), "server version: 16.2; pg_dump version: 15.4".into())]);
 }
 
 #[test]
@@ -230,29 +239,74 @@ fn an_unreachable_server_is_worth_another_attempt_a_wrong_password_is_not() {
     assert_eq!(other.facts, [("it also said".into(), "pg_dump: detail: Query was: LOCK TABLE".into())]);
 }
 
-#[test]
-fn warnings_become_findings() {
-    let stderr = "pg_dump: warning: there are circular foreign-key constraints on this table:\npg_dump: detail: employees\n";
-    assert_eq!(warnings(stderr), ["there are circular foreign-key constraints on this table:"]);
+/// Everything there is to be told of a database in one manifest.
+#[tokio::test]
+async fn the_manifest_tells_what_is_in_the_dump() {
+    let bench = Bench::new();
+    server().psql(
+        &bench.database,
+        "CREATE SCHEMA \"Odd schema\"; CREATE TABLE \"Odd schema\".\"it's\" (id serial PRIMARY KEY, t timestamptz DEFAULT '2026-01-01 12:00+02'); \
+         INSERT INTO \"Odd schema\".\"it's\" DEFAULT VALUES; CREATE VIEW few AS SELECT * FROM racks LIMIT 1; \
+         CREATE TABLE parts (n int) PARTITION BY LIST (n); CREATE TABLE one PARTITION OF parts FOR VALUES IN (1); INSERT INTO parts VALUES (1)",
+    );
+    let expected = [("\"Odd schema\".\"it's\"", 1), ("public.one", 1), ("public.racks", 1000), ("public.users", 0)];
+    for format in ["custom", "directory", "tar", "plain"] {
+        bench.dump(&format!("{{file: {format}, format: {format}, with: [count, fingerprint]}}")).await.unwrap();
+        let manifest = Manifest::read(&bench.path(format)).unwrap().unwrap();
+        let tables = manifest.tables.clone().unwrap();
+        assert_eq!(tables.iter().map(|table| (table.table.as_str(), table.rows)).collect::<Vec<_>>(), expected, "{format}");
+        assert!(tables.iter().all(|table| table.fingerprint.is_some()));
+        let sequences: Vec<&str> = manifest.sequences.keys().map(String::as_str).collect();
+        assert_eq!(sequences, ["\"Odd schema\".\"it's_id_seq\""], "{format}");
+        assert_eq!((manifest.objects["TABLE"], manifest.objects["VIEW"], manifest.objects["CONSTRAINT"]), (5, 1, 1), "{format}");
+        assert!(manifest.whole && manifest.roles.contains("postgres") && manifest.extensions.contains_key("plpgsql"));
+        assert_eq!(manifest.source.locale["ENCODING"], "UTF8");
+        assert_eq!(manifest.source.snapshot.as_deref().map(str::is_empty), Some(false));
+        // Another tool agrees.
+        let checked = Process::new("sha256sum")
+            .args(["-c", "--strict", &format!("{format}.sha256")])
+            .current_dir(&bench.world.context.directory)
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{format}: {}", String::from_utf8_lossy(&checked.stdout));
+    }
+    let globals = std::fs::read_to_string(bench.path("plain.globals.sql")).unwrap();
+    assert!(globals.contains("CREATE ROLE postgres;") && !globals.contains("PASSWORD 'SCRAM"));
 }
 
-#[test]
-fn sql_text_that_was_cut_off_is_noticed() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("a.sql");
-    std::fs::write(&file, format!("{}--\n-- PostgreSQL database dump complete\n--\n\n", "x\n".repeat(1000))).unwrap();
-    assert!(ends_as_dump(&file).is_ok());
-    std::fs::write(&file, "CREATE TABLE a (").unwrap();
-    assert!(ends_as_dump(&file).is_err());
+#[tokio::test]
+async fn what_a_part_leaves_out_is_told() {
+    let bench = Bench::new();
+    server().psql(
+        &bench.database,
+        "ALTER TABLE users ADD PRIMARY KEY (id); CREATE TABLE scans (user_id int REFERENCES users); SELECT lo_create(0)",
+    );
+    let part = bench.dump("{file: part, tables: [scans]}").await.unwrap();
+    insta::assert_snapshot!(part.findings.join("\n"), @r"
+    1 large object of the database is not in this dump; `large_objects: true` takes it along
+    public.scans refers to public.users, which is not in this dump: restored alone, its foreign key scans_user_id_fkey is left out
+    ");
+    let with = bench.dump("{file: with, tables: [scans, users], large_objects: true}").await.unwrap();
+    assert_eq!(with.findings, [""; 0]);
+    assert_eq!(Manifest::read(&bench.path("with")).unwrap().unwrap().large_objects, Some(1));
+    let whole = bench.dump("{file: whole}").await.unwrap();
+    assert_eq!(whole.findings, [""; 0]);
 }
 
-#[test]
-fn the_password_file_is_private_and_has_no_name_of_its_own() {
-    let environment = LibpqEnvironment { set: Vec::new(), remove: Vec::new(), passfile: Some(Secret::new("*:*:*:me:pw\n")) };
-    let access = Access::new(environment).unwrap();
-    let path = access.variable("PGPASSFILE").unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "*:*:*:me:pw\n");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    drop(access);
-    assert!(std::fs::metadata(&path).is_err());
+#[tokio::test]
+async fn a_role_that_sees_only_some_rows_makes_no_backup() {
+    let bench = Bench::new();
+    server().psql(
+        &bench.database,
+        "ALTER TABLE racks ENABLE ROW LEVEL SECURITY; CREATE POLICY own_racks ON racks USING (n < 10); \
+         DO $$ BEGIN CREATE ROLE seer LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO seer",
+    );
+    let world = world(&server().url("seer", &bench.database));
+    let error = action::<PgDump>("{file: a.dump}").run(&world.context).await.unwrap_err();
+    insta::assert_snapshot!(format!("{}\n{}", error.message, error.hints.join("\n")), @r#"
+    pg_dump failed: query failed: ERROR:  query would be affected by row-level security policy for table "racks"
+    dump with the tables' owner, a superuser, or a role with BYPASSRLS: a dump of the rows one role sees is no backup
+    "#);
+    assert!(!world.context.directory.join("a.dump").exists());
 }

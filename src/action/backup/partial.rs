@@ -1,23 +1,23 @@
 //! A backup that appears under its name only when it is complete and on disk.
 //!
 //! It is written under `NAME.partial`, readable by its owner alone and locked, then
-//! synced, described in `NAME.manifest.json` and renamed without ever replacing
+//! synced, described in files beside it and renamed without ever replacing
 //! anything. Whatever ends the process in between leaves no file that passes for a
 //! backup. What is written, and whether it is good, is the caller's business.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::checksum::{Checksums, Shape, files};
+use super::manifest::{CHECKSUM, GLOBALS, Manifest, beside, write_private};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Why there can be no backup under this name.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BackupError {
+pub enum BackupError {
     #[error("`{0}` exists already; nothing was overwritten")]
     Exists(PathBuf),
     #[error("another run is just writing `{0}`")]
@@ -26,34 +26,9 @@ pub(super) enum BackupError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// One file, or a directory of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    File,
-    Directory,
-}
-
-/// What is known of a complete backup; the content of its manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Manifest {
-    /// Of this format; 1.
-    pub(super) version: u32,
-    pub(super) file: String,
-    /// As `pg_dump` calls it.
-    pub(super) format: String,
-    pub(super) size: u64,
-    /// Of the file; of a directory, of the lines `sha256sum *` gives for its files.
-    pub(super) sha256: String,
-    pub(super) database: Option<String>,
-    pub(super) host: Option<String>,
-    pub(super) run: String,
-    pub(super) step: String,
-    pub(super) created_at: String,
-}
-
 /// A backup being written. Dropping it removes what is there.
 #[derive(Debug)]
-pub(super) struct Partial {
+pub struct Partial {
     target: PathBuf,
     path: PathBuf,
     shape: Shape,
@@ -63,7 +38,7 @@ pub(super) struct Partial {
 
 impl Partial {
     /// Claims the name. A leftover of a killed process is removed.
-    pub(super) fn create(target: &Path, shape: Shape) -> Result<Self, BackupError> {
+    pub fn create(target: &Path, shape: Shape) -> Result<Self, BackupError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| BackupError::Io { path, source }
@@ -85,30 +60,36 @@ impl Partial {
     }
 
     /// Where to write.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// How much is written so far.
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         files(&self.path, self.shape)
             .map_or(0, |files| files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum())
     }
 
-    /// Makes it durable and gives it its name. `describe` gets size and checksum and
-    /// says what goes into the manifest, if there shall be one.
-    pub(super) fn publish(self, describe: impl FnOnce(u64, String) -> Option<Manifest>) -> Result<(u64, String), BackupError> {
+    /// Makes it durable and gives it its name, with a manifest and a file for `sha256sum -c`
+    /// beside it where one is wanted. The manifest gets size and checksum here.
+    pub fn publish(self, manifest: Manifest, describe: bool) -> Result<Manifest, BackupError> {
         let failed = |source| BackupError::Io { path: self.target.clone(), source };
-        let (size, sha256) = make_durable(&self.path, self.shape).map_err(failed)?;
-        if let Some(manifest) = describe(size, sha256.clone()) {
-            write_manifest(&beside(&self.target, MANIFEST), &manifest).map_err(failed)?;
+        let taken = make_durable(&self.path, self.shape).map_err(failed)?;
+        let manifest = Manifest { size: taken.size, sha256: taken.sha256.clone(), ..manifest };
+        if describe {
+            let mut lines = taken.lines(&manifest.file);
+            if let Some(globals) = &manifest.globals_sha256 {
+                lines += &format!("{globals}  {}{GLOBALS}\n", manifest.file);
+            }
+            write_private(&beside(&self.target, CHECKSUM), &lines).map_err(failed)?;
+            manifest.write(&self.target).map_err(failed)?;
         }
         match rename_without_replacing(&self.path, &self.target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BackupError::Exists(self.target.clone())),
             other => other.map_err(failed)?,
         }
         sync_parent(&self.target).map_err(failed)?;
-        Ok((size, sha256))
+        Ok(manifest)
     }
 
     fn clear(&self) -> io::Result<()> {
@@ -135,19 +116,11 @@ impl Drop for Partial {
 }
 
 /// The backup an interrupted attempt of this step completed, if it is whole.
-pub(super) fn completed(target: &Path, shape: Shape, run: &str, step: &str) -> Option<Manifest> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(beside(target, MANIFEST)).ok()?).ok()?;
+pub fn completed(target: &Path, shape: Shape, run: &str, step: &str) -> Option<Manifest> {
+    let manifest = Manifest::read(target).ok()??;
     let ours = manifest.run == run && manifest.step == step;
-    let (size, sha256) = make_durable(target, shape).ok()?;
-    (ours && manifest.size == size && manifest.sha256 == sha256).then_some(manifest)
-}
-
-const MANIFEST: &str = ".manifest.json";
-
-fn beside(target: &Path, suffix: &str) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+    let taken = make_durable(target, shape).ok()?;
+    (ours && manifest.size == taken.size && manifest.sha256 == taken.sha256).then_some(manifest)
 }
 
 fn open_locked(path: &Path, shape: Shape) -> Result<File, TryLockError> {
@@ -163,60 +136,16 @@ fn open_locked(path: &Path, shape: Shape) -> Result<File, TryLockError> {
     Ok(file)
 }
 
-/// All files, by name.
-fn files(path: &Path, shape: Shape) -> io::Result<Vec<PathBuf>> {
-    if shape == Shape::File {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files: Vec<PathBuf> = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    files.sort();
-    Ok(files)
-}
-
 /// Syncs, protects and measures.
-fn make_durable(path: &Path, shape: Shape) -> io::Result<(u64, String)> {
-    let mut size = 0;
-    let mut lines = String::new();
-    for file in files(path, shape)? {
-        let (length, sha256) = sync_and_hash(&file)?;
-        size += length;
-        if shape == Shape::File {
-            return Ok((size, sha256));
-        }
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        lines.push_str(&format!("{sha256}  {name}\n"));
+fn make_durable(path: &Path, shape: Shape) -> io::Result<Checksums> {
+    let taken = Checksums::take(path, shape, |file| {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.sync_all()
+    })?;
+    if shape == Shape::Directory {
+        File::open(path)?.sync_all()?;
     }
-    File::open(path)?.sync_all()?;
-    Ok((size, hexadecimal(&Sha256::digest(lines))))
-}
-
-fn sync_and_hash(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.sync_all()?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((size, hexadecimal(&hash.finalize()))),
-            length => {
-                hash.update(&buffer[..length]);
-                size += length as u64;
-            }
-        }
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn write_manifest(path: &Path, manifest: &Manifest) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(manifest)? + "\n";
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    Ok(taken)
 }
 
 fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
@@ -236,19 +165,8 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn manifest(size: u64, sha256: String) -> Manifest {
-        Manifest {
-            version: 1,
-            file: "a.dump".into(),
-            format: "custom".into(),
-            size,
-            sha256,
-            database: None,
-            host: None,
-            run: "run".into(),
-            step: "backup".into(),
-            created_at: "2026-02-03T04:05:06Z".into(),
-        }
+    fn manifest() -> Manifest {
+        Manifest { version: 1, file: "a.dump".into(), run: "run".into(), step: "backup".into(), ..Manifest::default() }
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -265,9 +183,9 @@ mod tests {
         let partial = Partial::create(&target, Shape::File).unwrap();
         fs::write(partial.path(), "abc").unwrap();
         assert_eq!(names(target.parent().unwrap()), ["a.dump.partial"]);
-        let (size, sha256) = partial.publish(|size, sha256| Some(manifest(size, sha256))).unwrap();
+        let Manifest { size, sha256, .. } = partial.publish(manifest(), true).unwrap();
         assert_eq!((size, sha256.as_str()), (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
-        assert_eq!(names(target.parent().unwrap()), ["a.dump", "a.dump.manifest.json"]);
+        assert_eq!(names(target.parent().unwrap()), ["a.dump", "a.dump.manifest.json", "a.dump.sha256"]);
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -278,7 +196,7 @@ mod tests {
         let partial = Partial::create(&target, Shape::File).unwrap();
         assert!(matches!(Partial::create(&target, Shape::File), Err(BackupError::Busy(_))));
         fs::write(&target, "somebody else's").unwrap();
-        assert!(matches!(partial.publish(|_, _| None), Err(BackupError::Exists(_))));
+        assert!(matches!(partial.publish(manifest(), false), Err(BackupError::Exists(_))));
         assert!(matches!(Partial::create(&target, Shape::File), Err(BackupError::Exists(_))));
         assert_eq!(fs::read_to_string(&target).unwrap(), "somebody else's");
         assert_eq!(names(directory.path()), ["a.dump"]);
@@ -299,24 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_measured_as_sha256sum_would() {
-        let directory = tempfile::tempdir().unwrap();
-        let partial = Partial::create(&directory.path().join("d"), Shape::Directory).unwrap();
-        fs::write(partial.path().join("toc.dat"), "toc").unwrap();
-        fs::write(partial.path().join("1.dat"), "one").unwrap();
-        assert_eq!(partial.size(), 6);
-        let (size, sha256) = partial.publish(|_, _| None).unwrap();
-        let line = |name: &str, text: &str| format!("{}  {name}\n", hexadecimal(&Sha256::digest(text)));
-        assert_eq!((size, sha256), (6, hexadecimal(&Sha256::digest(line("1.dat", "one") + &line("toc.dat", "toc")))));
-    }
-
-    #[test]
     fn only_the_same_steps_whole_backup_counts_as_completed() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("a.dump");
         let partial = Partial::create(&target, Shape::File).unwrap();
         fs::write(partial.path(), "abc").unwrap();
-        partial.publish(|size, sha256| Some(manifest(size, sha256))).unwrap();
+        partial.publish(manifest(), true).unwrap();
         assert!(completed(&target, Shape::File, "run", "backup").is_some());
         assert!(completed(&target, Shape::File, "another", "backup").is_none());
         fs::write(&target, "abd").unwrap();
