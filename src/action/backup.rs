@@ -4,6 +4,7 @@
 //! PostgreSQL's client programs. What a step does with them is the step's business.
 
 pub mod archive;
+pub mod catalogue;
 pub mod checksum;
 pub mod client;
 pub mod contents;

@@ -26,6 +26,7 @@ pub mod sql;
 pub mod sql_batch;
 #[cfg(test)]
 mod testing;
+pub mod verify_backup;
 mod written;
 
 use std::fmt;
@@ -174,6 +175,7 @@ registry! {
     "snapshot" => Snapshot(snapshot::Snapshot),
     "import" => Import(import::Import),
     "pg_dump" => PgDump(pg_dump::PgDump),
+    "verify_backup" => VerifyBackup(verify_backup::VerifyBackup),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),
     "confirm" => Confirm(confirm::Confirm),

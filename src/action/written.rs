@@ -6,10 +6,19 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::template::{Expression, Template, Values, plain};
+use crate::template::{Expression, Setting, Template, Values, plain};
+
+/// A setting as a plan shows it: its value, or the expression where that is not known yet.
+pub(super) fn shown_setting<T: DeserializeOwned + Clone + fmt::Display>(setting: &Setting<T>, values: &Values) -> String {
+    match (values.setting(setting), setting.template()) {
+        (Ok(value), _) => value.to_string(),
+        (Err(_), Some(template)) => template.text.value.clone(),
+        (Err(error), None) => error.to_string(),
+    }
+}
 
 /// Exit codes or status codes that are fine: `0`, `2xx`, `200-299`, or a list of these.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -143,6 +143,22 @@ impl Targets {
         Self(Arc::new(specs.into_iter().map(open).collect()))
     }
 
+    /// The same connection to another database of the same server, of which nothing is
+    /// expected and in which nothing is recorded.
+    pub fn in_database(&self, connection: &str, database: &str) -> Result<Self, TargetError> {
+        match self.database(connection)? {
+            Database::Postgres(postgres) => {
+                let sibling = Database::Postgres(Arc::new(postgres.sibling(database)));
+                Ok(Self(Arc::new([(connection.to_owned(), sibling)].into_iter().collect())))
+            }
+            Database::Sqlite(_) => Err(TargetError::Configuration {
+                connection: connection.to_owned(),
+                message: "is an SQLite database: a file of its own, with no others beside it".to_owned(),
+                hint: None,
+            }),
+        }
+    }
+
     /// The names of the connections.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::contents::Table;
-use super::manifest::SequenceValue;
+use super::manifest::{Manifest, SequenceValue, schema_and_name, unquoted};
 
 /// The types of objects, as `pg_dump` of PostgreSQL 14 to 18 names them. Only those of several
 /// words need to be known, for names may be of several words too.
@@ -116,6 +116,22 @@ impl Listing {
         self.entries.iter().zip(&self.lines).filter(fits).map(|(_, line)| format!("{line}\n")).collect()
     }
 
+    /// All lines, as `pg_restore --use-list` reads them, but those of foreign keys to tables
+    /// that are not in the dump.
+    pub fn without_open_references(&self, manifest: &Manifest) -> String {
+        // As in `FK CONSTRAINT public loads loads_driver_fkey owner`.
+        let open: Vec<String> = manifest
+            .open_references
+            .iter()
+            .map(|open| {
+                let (schema, table) = schema_and_name(&open.table);
+                format!("FK CONSTRAINT {} {} {} ", unquoted(schema), unquoted(table), open.constraint)
+            })
+            .collect();
+        let is_open = |entry: &str| open.iter().any(|open| entry.starts_with(open.as_str()));
+        self.entries.iter().zip(&self.lines).filter(|(entry, _)| !is_open(entry)).map(|(_, line)| format!("{line}\n")).collect()
+    }
+
     /// How many objects of each type it creates.
     pub fn objects(&self) -> BTreeMap<String, u64> {
         let mut objects = BTreeMap::new();
@@ -126,6 +142,17 @@ impl Listing {
         }
         objects
     }
+}
+
+/// Whether SQL text ends as `pg_dump` ends it: cut off, it looks like any other.
+pub fn is_complete_text(path: &Path) -> io::Result<bool> {
+    const TAIL: u64 = 512;
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    Ok(String::from_utf8_lossy(&tail).contains("-- PostgreSQL database dump complete"))
 }
 
 /// The sequences that SQL text sets.
@@ -213,6 +240,16 @@ mod tests {
         assert_eq!(Listing::of_text(&file).unwrap().entries, ["TABLE app racks me"]);
         std::fs::write(&file, comment).unwrap();
         assert_eq!(Listing::of_text(&file).unwrap().entries, ["TABLE DATA public users me"]);
+    }
+
+    #[test]
+    fn text_that_was_cut_off_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.sql");
+        std::fs::write(&file, format!("{}--\n-- PostgreSQL database dump complete\n--\n\n", "x\n".repeat(1000))).unwrap();
+        assert!(is_complete_text(&file).unwrap());
+        std::fs::write(&file, "CREATE TABLE a (").unwrap();
+        assert!(!is_complete_text(&file).unwrap());
     }
 
     #[test]

@@ -13,6 +13,18 @@ pub enum Shape {
     Directory,
 }
 
+impl Shape {
+    /// What stands under this name; links are not followed.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let kind = path.symlink_metadata()?.file_type();
+        match (kind.is_file(), kind.is_dir()) {
+            (true, _) => Ok(Self::File),
+            (_, true) => Ok(Self::Directory),
+            _ => Err(io::Error::other("it is neither a file nor a directory")),
+        }
+    }
+}
+
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksums {

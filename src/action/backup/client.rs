@@ -36,8 +36,6 @@ pub struct Client {
     directory: Option<PathBuf>,
     /// What `pg_dump` says it is, e.g. `pg_dump (PostgreSQL) 15.18`.
     pub version: String,
-    /// The server it is chosen for.
-    pub server: Identity,
     environment: LibpqEnvironment,
     _passfile: Option<MemoryFile>,
 }
@@ -45,7 +43,7 @@ pub struct Client {
 impl Client {
     /// The programs to use for a connection: those of the server's major version where they
     /// are installed, else the next newer ones.
-    pub async fn find(context: &StepContext, connection: &str) -> Result<Self, StepError> {
+    pub async fn find(context: &StepContext, connection: &str) -> Result<(Self, Identity), StepError> {
         let access = context.targets.libpq_environment(connection, &context.step)?;
         let mut environment = access.ok_or_else(|| {
             StepError::new(ErrorKind::Connection, format!("`{connection}` is an SQLite database, and this step is for PostgreSQL"))
@@ -56,7 +54,20 @@ impl Client {
         let passfile = environment.passfile.as_ref().map(|lines| MemoryFile::new(lines.expose())).transpose();
         let passfile = passfile.map_err(|error| not_passed(&error))?;
         environment.set.extend(passfile.iter().map(|file| ("PGPASSFILE".to_owned(), file.name())));
-        Ok(Self { directory, version, server, environment, _passfile: passfile })
+        Ok((Self { directory, version, environment, _passfile: passfile }, server))
+    }
+
+    /// Programs of at least this major version, to read files with, not to connect.
+    pub async fn local(context: &StepContext, major: u32) -> Result<Self, StepError> {
+        let Installed { directory, version, .. } = choose(installed(context, major).await?, major)?;
+        let environment = LibpqEnvironment { set: Vec::new(), remove: Vec::new(), passfile: None };
+        Ok(Self { directory, version, environment, _passfile: None })
+    }
+
+    /// The same programs for another database of the same server.
+    pub fn database(&mut self, name: &str) {
+        self.environment.set.retain(|(variable, _)| variable != "PGDATABASE");
+        self.environment.set.push(("PGDATABASE".into(), name.to_owned()));
     }
 
     /// Runs one of the programs; its messages go to `output`.
@@ -175,7 +186,7 @@ fn matching(place: &str) -> Vec<PathBuf> {
 }
 
 /// `15` of `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, as well of `16beta1`.
-fn major_version(version: &str) -> Option<u32> {
+pub fn major_version(version: &str) -> Option<u32> {
     let number = version.split_once(") ")?.1;
     number.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }

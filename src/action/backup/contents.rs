@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::manifest::{OpenReference, TableContent};
+use super::manifest::{OpenReference, SequenceValue, TableContent};
 use crate::action::StepContext;
 use crate::action::effect::cancellable;
 use crate::outcome::{ErrorKind, StepError};
@@ -96,6 +96,16 @@ impl<'a> Moment<'a> {
         Ok(TableContent { table: table.to_owned(), rows: count, fingerprint: row.get(1).map(|value| text(Some(value))) })
     }
 
+    /// The state of a sequence, named as SQL writes it.
+    pub async fn sequence(&mut self, sequence: &str) -> Result<SequenceValue, StepError> {
+        let rows = self.rows(&format!("SELECT last_value, is_called FROM {sequence}")).await?;
+        let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+        match (row.first().and_then(Value::as_i64), row.get(1).and_then(Value::as_bool)) {
+            (Some(value), Some(called)) => Ok(SequenceValue { value, called }),
+            _ => Err(StepError::new(ErrorKind::Sql, format!("the state of sequence {sequence} is not readable"))),
+        }
+    }
+
     pub async fn large_objects(&mut self) -> Result<u64, StepError> {
         let rows = self.rows("SELECT count(*) FROM pg_largeobject_metadata").await?;
         Ok(rows.first().and_then(|row| row.first()?.as_u64()).unwrap_or_default())
@@ -123,6 +133,20 @@ impl<'a> Moment<'a> {
         let reference =
             |row: &Vec<Value>| OpenReference { constraint: text(row.first()), table: text(row.get(1)), references: text(row.get(2)) };
         Ok(self.rows(query).await?.iter().map(reference).collect())
+    }
+
+    /// Indexes that no query uses because building them failed.
+    pub async fn invalid_indexes(&mut self) -> Result<Vec<String>, StepError> {
+        let query = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1";
+        Ok(self.rows(query).await?.iter().map(|row| text(row.first())).collect())
+    }
+
+    /// Constraints that hold for new rows only.
+    pub async fn constraints_not_validated(&mut self) -> Result<Vec<String>, StepError> {
+        let query = "SELECT format('%I of %I.%I', k.conname, n.nspname, c.relname) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT k.convalidated ORDER BY 1";
+        Ok(self.rows(query).await?.iter().map(|row| text(row.first())).collect())
     }
 
     /// What `CREATE DATABASE` has to say to make a database that sorts and stores as this one.

@@ -6,12 +6,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a manifest's name ends with.
 pub const MANIFEST: &str = ".manifest.json";
 /// What the name of the file ends with that `sha256sum -c` reads.
 pub const CHECKSUM: &str = ".sha256";
+/// What the name of the file ends with that tells how a backup was proven.
+pub const VERIFIED: &str = ".verified.json";
 /// What the name of the file ends with that holds the roles and their settings.
 pub const GLOBALS: &str = ".globals.sql";
 
@@ -29,7 +33,7 @@ pub struct Manifest {
     pub sha256: String,
     pub run: String,
     pub step: String,
-    pub created_at: String,
+    pub created_at: Timestamp,
     /// From the first connection to the last byte.
     pub seconds: f64,
     pub source: Source,
@@ -111,6 +115,47 @@ pub struct OpenReference {
     pub references: String,
 }
 
+/// How far a proof of a backup goes; each includes the ones before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// It is the file that was written.
+    Checksum,
+    /// It can be read to its end and holds what the manifest says.
+    #[default]
+    Archive,
+    /// It was restored.
+    Restore,
+}
+
+/// How a backup was proven: `NAME.verified.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Of this format; 1.
+    pub version: u32,
+    /// Of the backup that was proven.
+    pub sha256: String,
+    pub level: Level,
+    pub verified_at: Timestamp,
+    pub run: String,
+    pub step: String,
+    /// How long restoring it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_seconds: Option<f64>,
+}
+
+impl Verified {
+    /// The record beside `backup`; one that can't be read proves nothing.
+    pub fn read(backup: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(beside(backup, VERIFIED)).ok()?).ok()
+    }
+
+    /// Writes it beside `backup`, to stay.
+    pub fn write(&self, backup: &Path) -> io::Result<()> {
+        write_private(&beside(backup, VERIFIED), &(serde_json::to_string_pretty(self)? + "\n"))
+    }
+}
+
 impl Manifest {
     /// The manifest beside `backup`; `None`: there is none.
     pub fn read(backup: &Path) -> io::Result<Option<Self>> {
@@ -132,6 +177,22 @@ impl Manifest {
     }
 }
 
+/// The schema and the name of a table written as SQL writes it, both still as SQL writes them.
+pub fn schema_and_name(table: &str) -> (&str, &str) {
+    let mut quoted = false;
+    let dot = table.find(|letter| {
+        quoted ^= letter == '"';
+        letter == '.' && !quoted
+    });
+    dot.map_or(("", table), |dot| (&table[..dot], &table[dot + 1..]))
+}
+
+/// A name without SQL's quotes.
+pub fn unquoted(name: &str) -> String {
+    let inside = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+    inside.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""))
+}
+
 /// `NAME` and an ending, e.g. [`MANIFEST`].
 pub fn beside(backup: &Path, ending: &str) -> PathBuf {
     let mut name = backup.as_os_str().to_owned();
@@ -144,4 +205,19 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart_as_sql_writes_them() {
+        let parts = |table| {
+            let (schema, name) = schema_and_name(table);
+            (unquoted(schema), unquoted(name))
+        };
+        assert_eq!(parts("public.racks"), ("public".into(), "racks".into()));
+        assert_eq!(parts(r#""a.b"."it""s""#), ("a.b".into(), "it\"s".into()));
+    }
 }

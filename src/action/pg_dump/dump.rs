@@ -2,8 +2,6 @@
 //! back, described, and only then given its name.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,8 +19,9 @@ use crate::action::backup::partial::{BackupError, Partial, completed};
 use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
 use crate::output::printable;
 use crate::process::{Ended, Exit};
-use crate::target::SessionSettings;
+use crate::target::{Identity, SessionSettings};
 use crate::template::Values;
+use crate::text::count;
 use crate::units::ByteSize;
 
 /// Where nothing else is said.
@@ -38,9 +37,9 @@ pub(super) async fn dump(step: &PgDump, context: &StepContext) -> Result<StepRes
         return Ok(result(&file, manifest));
     }
     let connection = context.connection(step.connection.as_ref().map(|name| name.value.as_str()))?;
-    let client = Client::find(context, connection).await?;
+    let (client, identity) = Client::find(context, connection).await?;
     let moment = moment(context, connection).await?;
-    let work = Dump { step, context, client: &client, moment, started: context.clock.now() };
+    let work = Dump { step, context, client: &client, identity, moment, started: context.clock.now() };
     work.make(file).await.map_err(|error| error.aftermath(Aftermath::Unchanged))
 }
 
@@ -48,6 +47,7 @@ struct Dump<'a> {
     step: &'a PgDump,
     context: &'a StepContext,
     client: &'a Client,
+    identity: Identity,
     moment: Moment<'a>,
     started: jiff::Timestamp,
 }
@@ -63,7 +63,7 @@ impl Dump<'_> {
         manifest.warnings = warnings;
         self.describe(&mut manifest, &partial, &listing).await?;
         self.moment.end().await;
-        manifest.globals_sha256 = globals(self.step, self.context, self.client, &file).await?;
+        manifest.globals_sha256 = globals(self.step, self.context, self.client, &self.identity.database, &file).await?;
         manifest.seconds = (self.context.clock.now() - self.started).total(jiff::Unit::Second).unwrap_or_default();
         let wanted = self.step.manifest;
         let published = tokio::task::spawn_blocking(move || partial.publish(manifest, wanted)).await;
@@ -115,7 +115,9 @@ impl Dump<'_> {
     async fn read_back(&self, partial: &Partial) -> Result<Listing, StepError> {
         let path = partial.path();
         if self.step.format == DumpFormat::Plain {
-            ends_as_dump(path)?;
+            if !archive::is_complete_text(path).map_err(|error| not_read(&error))? {
+                return Err(StepError::new(ErrorKind::Io, "the dump does not end as pg_dump ends it"));
+            }
             return Listing::of_text(path).map_err(|error| not_read(&error));
         }
         if self.step.verify == DumpCheck::Archive {
@@ -129,14 +131,14 @@ impl Dump<'_> {
     }
 
     fn manifest(&self, file: &Path, snapshot: String) -> Manifest {
-        let identity = self.client.server.clone();
+        let identity = self.identity.clone();
         Manifest {
             version: 1,
             file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             format: self.step.format.name().into(),
             run: self.context.run.clone(),
             step: self.context.step.clone(),
-            created_at: self.started.to_string(),
+            created_at: self.started,
             program: self.client.version.clone(),
             whole: self.step.is_whole(),
             source: Source {
@@ -316,12 +318,12 @@ fn target(step: &PgDump, context: &StepContext) -> Result<PathBuf, StepError> {
 }
 
 /// Writes the roles beside the dump that comes; gives the file's checksum.
-async fn globals(step: &PgDump, context: &StepContext, client: &Client, file: &Path) -> Result<Option<String>, StepError> {
+async fn globals(step: &PgDump, context: &StepContext, client: &Client, database: &str, file: &Path) -> Result<Option<String>, StepError> {
     if !step.globals.unwrap_or(step.is_whole()) || !step.manifest {
         return Ok(None);
     }
     let options = ["pg_dumpall", "--no-password", "--globals-only", "--no-role-passwords"].map(str::to_owned);
-    let places = |path| [format!("--database={}", client.server.database), format!("--file={path}")];
+    let places = |path| [format!("--database={database}"), format!("--file={path}")];
     let text = client.text(context, |path| options.into_iter().chain(places(path)).collect()).await?;
     let path = beside(file, GLOBALS);
     write_private(&path, &text).map_err(|source| not_written(&BackupError::Io { path, source }))?;
@@ -356,10 +358,7 @@ fn dumped(ended: &Ended) -> Result<(), StepError> {
 fn result(file: &Path, manifest: Manifest) -> StepResult {
     let tables = manifest.tables.as_ref().map(Vec::len);
     let counted = match (tables, manifest.rows()) {
-        (Some(tables), Some(rows)) => {
-            let plural = |count| if count == 1 { "" } else { "s" };
-            format!(", {tables} table{} with {rows} row{}", plural(tables as u64), plural(rows))
-        }
+        (Some(tables), Some(rows)) => format!(", {} with {}", count(tables as u64, "table"), count(rows, "row")),
         _ => String::new(),
     };
     let mut findings = manifest.warnings;
@@ -395,22 +394,4 @@ fn not_written(error: &BackupError) -> StepError {
 
 fn not_read(error: &std::io::Error) -> StepError {
     StepError::new(ErrorKind::Io, format!("cannot read the dump back: {error}"))
-}
-
-/// SQL text that was cut off looks like any other; only its last line tells.
-fn ends_as_dump(path: &Path) -> Result<(), StepError> {
-    const TAIL: u64 = 512;
-    let read = || {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(TAIL);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail)?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&tail).into_owned())
-    };
-    match read() {
-        Ok(tail) if tail.contains("-- PostgreSQL database dump complete") => Ok(()),
-        Ok(_) => Err(StepError::new(ErrorKind::Io, "the dump does not end as pg_dump ends it")),
-        Err(error) => Err(not_read(&error)),
-    }
 }

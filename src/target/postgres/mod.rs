@@ -38,7 +38,7 @@ use super::error::TargetError;
 use super::identity::{Identity, Kind, Stamp};
 use super::libpq::{Parameters, Unusable};
 use super::literal::literal;
-use super::spec::{ConnectionSpec, SessionSettings, Variables};
+use super::spec::{ConnectionSpec, Expect, LedgerMode, SessionSettings, Variables};
 use super::{LibpqEnvironment, application_name};
 
 /// One PostgreSQL target of one run.
@@ -79,6 +79,10 @@ impl Database {
         for warning in parameters.iter().flat_map(|parameters| &parameters.warnings) {
             tracing::warn!(connection = spec.name, "{warning}");
         }
+        Self::unopened(run, spec, parameters)
+    }
+
+    fn unopened(run: &str, spec: ConnectionSpec, parameters: Result<Parameters, Unusable>) -> Self {
         Self {
             run: run.to_owned(),
             parameters,
@@ -90,6 +94,13 @@ impl Database {
             ledger_is_ready: AtomicBool::new(false),
             spec,
         }
+    }
+
+    /// Another database of the same server. Nothing is expected of it, and nothing recorded there.
+    pub fn sibling(&self, database: &str) -> Self {
+        let spec = ConnectionSpec { expect: Expect::default(), ledger: LedgerMode::None, environment: None, ..self.spec.clone() };
+        let parameters = self.parameters.clone().map(|parameters| Parameters { database: database.to_owned(), ..parameters });
+        Self::unopened(&self.run, spec, parameters)
     }
 
     /// What the playbook says about it.
