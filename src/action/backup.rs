@@ -10,3 +10,4 @@ pub mod client;
 pub mod contents;
 pub mod manifest;
 pub mod partial;
+pub mod sqlite;

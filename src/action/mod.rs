@@ -20,10 +20,12 @@ pub mod manual;
 pub mod notify;
 pub mod pg_dump;
 pub mod playbook;
+pub mod prune_backups;
 pub mod shell;
 pub mod snapshot;
 pub mod sql;
 pub mod sql_batch;
+pub mod sqlite_backup;
 #[cfg(test)]
 mod testing;
 pub mod verify_backup;
@@ -175,7 +177,9 @@ registry! {
     "snapshot" => Snapshot(snapshot::Snapshot),
     "import" => Import(import::Import),
     "pg_dump" => PgDump(pg_dump::PgDump),
+    "sqlite_backup" => SqliteBackup(sqlite_backup::SqliteBackup),
     "verify_backup" => VerifyBackup(verify_backup::VerifyBackup),
+    "prune_backups" => PruneBackups(prune_backups::PruneBackups),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),
     "confirm" => Confirm(confirm::Confirm),

@@ -23,6 +23,7 @@ use crate::units::Duration;
 use compare::{EarlierStep, Tolerance};
 use condition::Condition;
 use table_name::TableName;
+pub(super) use take::row_hash;
 
 /// The key of `tolerance` that stands for all tables it does not name.
 const DEFAULT: &str = "default";

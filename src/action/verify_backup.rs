@@ -7,8 +7,10 @@
 mod archive;
 mod compare;
 mod scratch;
+mod sqlite;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,6 +25,7 @@ use super::{Class, Description, Inspection, Loader, Perform, Recovery, StepConte
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::source::Spanned;
+use crate::target::Targets;
 use crate::template::{Place, Setting, Template, Values};
 use crate::text::count;
 use crate::units::{ByteSize, Duration};
@@ -256,6 +259,26 @@ impl VerifyBackup {
     }
 }
 
+/// What came of restoring a backup.
+struct Restored {
+    seconds: f64,
+    findings: Vec<String>,
+}
+
+impl RestoredCheck {
+    /// Asks the restored database, which is the only one that `targets` knows as `connection`.
+    async fn ask(&self, context: &StepContext, targets: &Targets, connection: &str) -> Result<(), StepError> {
+        let context = StepContext {
+            targets: targets.clone(),
+            connections: Arc::new([("main".to_owned(), connection.to_owned())].into()),
+            default_connection: Some("main".into()),
+            ..context.clone()
+        };
+        let found = Box::pin(self.sql.value.run(&context)).await;
+        found.map(|_| ()).map_err(|error| error.fact("check of the restored database", self.name.clone()))
+    }
+}
+
 /// One step's work.
 struct Proof<'a> {
     step: &'a VerifyBackup,
@@ -268,16 +291,15 @@ impl Proof<'_> {
         let age = self.age(&backup)?;
         self.size(&backup)?;
         self.checksum(&backup).await?;
-        let mut summary = vec!["checksum".to_owned()];
+        let mut summary = "undamaged".to_owned();
         let mut findings = Vec::new();
         let mut restored = None;
         if self.step.fields.level >= Level::Archive {
-            let client = archive::read(self.context, &backup).await?;
-            summary.push("readable to its end".into());
-            if self.step.fields.level == Level::Restore {
-                let outcome = scratch::restore(self.step, self.context, &backup, &client).await?;
+            let outcome = self.contents(&backup).await?;
+            summary = "readable to its end".into();
+            if let Some(outcome) = outcome {
                 self.in_time(outcome.seconds)?;
-                summary.push(format!("restored in {:.1}s", outcome.seconds));
+                summary = format!("restored in {:.1}s", outcome.seconds);
                 findings.extend(outcome.findings);
                 restored = Some(outcome.seconds);
             }
@@ -285,10 +307,10 @@ impl Proof<'_> {
         findings.extend(self.note(&backup, restored).err().map(|error| format!("the proof could not be noted beside the backup: {error}")));
         let manifest = &backup.manifest;
         if let (Some(tables), Some(rows)) = (&manifest.tables, manifest.rows()) {
-            summary.push(format!("{} with {}", count(tables.len() as u64, "table"), count(rows, "row")));
+            summary += &format!(", {} with {}", count(tables.len() as u64, "table"), count(rows, "row"));
         }
         Ok(StepResult {
-            summary: format!("{}, {} old", summary.join(", "), spoken(age)),
+            summary: format!("{summary}, {} old", spoken(age)),
             file: Some(backup.path.display().to_string()),
             json: Some(json!({
                 "level": self.step.fields.level,
@@ -302,6 +324,19 @@ impl Proof<'_> {
             findings,
             ..StepResult::default()
         })
+    }
+
+    /// Reads the backup through, and restores it where that is asked for.
+    async fn contents(&self, backup: &Backup) -> Result<Option<Restored>, StepError> {
+        let restores = self.step.fields.level == Level::Restore;
+        if backup.manifest.format == sqlite::FORMAT {
+            return sqlite::prove(self.step, self.context, backup, restores).await;
+        }
+        let listing = archive::read(self.context, backup).await?;
+        match restores {
+            true => Ok(Some(scratch::restore(self.step, self.context, backup, &listing).await?)),
+            false => Ok(None),
+        }
     }
 
     fn backup(&self) -> Result<Backup, StepError> {

@@ -184,6 +184,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
         (r"(/\w+)+/rbpg\w+", "[SOCKET]"),
         (r"\b[0-9a-f]{64}\b", "[SHA256]"),
+        (r"\b\d+(\.\d+)? [KM]iB(?<rows>(, [\w ]+)?), sha256 \w+…?", "[SIZE]${rows}, sha256 [SUM]"),
     ];
     rules.map(|(pattern, to)| (Regex::new(pattern).expect("a fixed pattern"), to)).into()
 });

@@ -38,8 +38,8 @@ fn it_runs_again_and_again() {
     done           [DURATION]  Count the racks → 240
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
-    done           [DURATION]  Back up the database → VACUUM
-    done           [DURATION]  The backup holds every rack → 240
+    done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
     done           [DURATION]  Cut the work into batches → 4 rows
     done           [DURATION]  Go or no-go → confirmed by [USER] (--yes)
     done           [DURATION]  Give the racks of a batch their barcodes [0] → 60 rows affected
@@ -79,13 +79,13 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  Count the racks → 240
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
-    done           [DURATION]  Back up the database → VACUUM
-    done           [DURATION]  The backup holds every rack → 240
+    done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
     done           [DURATION]  Cut the work into batches → 4 rows
 
     ? Go or no-go
       Write barcodes WH1-… to 240 racks, in 4 batches?
-      The state before it is in quickstart.db.[RUN].backup.
+      The state before it is in [DIR]/quickstart.db.[RUN].backup.
       y  yes        goes on
       n  no         stops here; the step counts as failed
       Go on? [y/n]
@@ -101,13 +101,13 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  Count the racks → 240
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
-    done           [DURATION]  Back up the database → VACUUM
-    done           [DURATION]  The backup holds every rack → 240
+    done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
     done           [DURATION]  Cut the work into batches → 4 rows
 
     ? Go or no-go
       Write barcodes WH1-… to 240 racks, in 4 batches?
-      The state before it is in quickstart.db.[RUN].backup.
+      The state before it is in [DIR]/quickstart.db.[RUN].backup.
       y  yes        goes on
       n  no         stops here; the step counts as failed
       Go on? [y/n] y

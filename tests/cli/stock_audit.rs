@@ -145,7 +145,6 @@ pub fn stable(text: &str) -> String {
     static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let rules = [
             (r"system \d+", "system [ID]"),
-            (r"\b\d+(\.\d+)? [KM]iB(?<rows>(, [\w ]+)?), sha256 \w+…?", "[SIZE]${rows}, sha256 [SUM]"),
             (r"are in use → \d+(\.\d+)?", "are in use → [SHARE]"),
             (r"\.yaml:\d+:\d+", ".yaml:[PLACE]"),
             (r"(?m)^( +)\d+ \|( {3,}[a-z])", "$1[LINE] |$2"),

@@ -128,6 +128,17 @@ pub enum Level {
     Restore,
 }
 
+impl Level {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checksum => "checksum",
+            Self::Archive => "archive",
+            Self::Restore => "restore",
+        }
+    }
+}
+
 /// How a backup was proven: `NAME.verified.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verified {

@@ -207,7 +207,7 @@ fn nearest<'a>(table: &TableName, known: &'a [(String, String)]) -> Option<&'a s
 }
 
 /// 64 bits of a row's SHA-256.
-fn row_hash(row: &[Value]) -> i64 {
+pub(in crate::action) fn row_hash(row: &[Value]) -> i64 {
     let hash = Sha256::digest(Value::from(row).to_string().as_bytes());
     hash.iter().take(8).fold(0, |bits, byte| (bits << 8) | i64::from(*byte))
 }

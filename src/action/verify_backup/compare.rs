@@ -17,10 +17,10 @@ const SHOWN: usize = 20;
 const GRANTS: &[&str] = &["ACL", "DEFAULT ACL"];
 
 /// One thing that is not as the manifest says.
-struct Difference {
-    what: String,
-    expected: String,
-    found: String,
+pub(super) struct Difference {
+    pub what: String,
+    pub expected: String,
+    pub found: String,
 }
 
 /// Fails on any difference. Gives what is worth knowing besides.
@@ -31,7 +31,7 @@ pub(super) async fn compare(
     moment: &mut Moment<'_>,
     client: &Client,
 ) -> Result<Vec<String>, StepError> {
-    let tables = something(manifest)?;
+    let tables = counted(manifest)?;
     let mut differences = Vec::new();
     for told in tables {
         let found = moment.content(&told.table, told.fingerprint.is_some()).await;
@@ -59,7 +59,7 @@ pub(super) async fn compare(
 }
 
 /// Nothing compared is nothing proven.
-fn something(manifest: &Manifest) -> Result<&[TableContent], StepError> {
+pub(super) fn counted(manifest: &Manifest) -> Result<&[TableContent], StepError> {
     let hint = "dump with `with: [count]`, which is the default, from a database that has tables";
     match manifest.tables.as_deref() {
         Some(tables) if !tables.is_empty() => Ok(tables),
@@ -68,7 +68,7 @@ fn something(manifest: &Manifest) -> Result<&[TableContent], StepError> {
     }
 }
 
-fn table(told: &TableContent, found: &TableContent) -> Option<Difference> {
+pub(super) fn table(told: &TableContent, found: &TableContent) -> Option<Difference> {
     if told.rows != found.rows {
         let (expected, found) = (count(told.rows, "row"), count(found.rows, "row"));
         return Some(Difference { what: format!("table {}", told.table), expected, found });
@@ -118,7 +118,7 @@ async fn not_validated(moment: &mut Moment<'_>) -> Result<Vec<String>, StepError
     Ok(constraints.into_iter().map(|name| format!("the constraint {name} was never validated, in the source neither")).collect())
 }
 
-fn refusal(differences: &[Difference]) -> StepError {
+pub(super) fn refusal(differences: &[Difference]) -> StepError {
     let message = match differences {
         [only] => format!("the restored database is not what was dumped: {} has {}, expected {}", only.what, only.found, only.expected),
         all => format!("the restored database is not what was dumped: {} things differ", all.len()),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{RestoredCheck, VerifyBackup, compare};
+use super::{Restored, VerifyBackup, compare};
+use crate::action::StepContext;
 use crate::action::backup::archive::Listing;
 use crate::action::backup::catalogue::Backup;
 use crate::action::backup::checksum;
@@ -14,20 +15,13 @@ use crate::action::backup::client::{Client, MemoryFile, not_passed, succeeded};
 use crate::action::backup::contents::Moment;
 use crate::action::backup::manifest::{Manifest, schema_and_name};
 use crate::action::effect::cancellable;
-use crate::action::{Perform, StepContext};
-use crate::outcome::{Column, ErrorKind, StepError, StepResult};
+use crate::outcome::{Column, ErrorKind, StepError};
 use crate::target::{Session, SessionSettings, Statement, Targets, identifier, text_literal};
 
 /// What a scratch database's name begins with.
 const PREFIX: &str = "runbook_verify_";
 /// Where nothing else is said.
 const JOBS: u32 = 2;
-
-/// What came of it.
-pub(super) struct Restored {
-    pub seconds: f64,
-    pub findings: Vec<String>,
-}
 
 /// Restores, compares, asks, and drops the scratch database again.
 pub(super) async fn restore(step: &VerifyBackup, context: &StepContext, backup: &Backup, listing: &Listing) -> Result<Restored, StepError> {
@@ -161,7 +155,7 @@ impl Scratch<'_> {
         let mut findings = compared?;
         findings.extend(self.left_out());
         for check in &self.step.fields.checks {
-            self.check(check).await?;
+            check.ask(self.context, &self.targets, self.connection).await?;
         }
         Ok(Restored { seconds, findings })
     }
@@ -221,18 +215,6 @@ impl Scratch<'_> {
         self.backup.manifest.open_references.iter().map(|open| {
             format!("restored without the foreign key {} of {}: {} is not in the backup", open.constraint, open.table, open.references)
         })
-    }
-
-    /// A query of the author's on what was restored.
-    async fn check(&self, check: &RestoredCheck) -> Result<StepResult, StepError> {
-        let context = StepContext {
-            targets: self.targets.clone(),
-            connections: std::sync::Arc::new([("main".to_owned(), self.connection.to_owned())].into()),
-            default_connection: Some("main".into()),
-            ..self.context.clone()
-        };
-        let found = Box::pin(check.sql.value.run(&context)).await;
-        found.map_err(|error| error.fact("check of the restored database", check.name.clone()))
     }
 }
 
