@@ -182,7 +182,7 @@ impl PruneBackups {
         StepResult {
             summary: format!("{} {went}, {freed}; {} stay", count(gone.len() as u64, "backup"), judged.len() - gone.len()),
             value: Some(json!(gone.len())),
-            columns: ["backup", "made", "size", "proven", "what becomes of it"].map(column).into(),
+            columns: ["backup", "made", "size", "proven", "fate"].map(column).into(),
             rows: judged.iter().map(row).collect(),
             row_count: Some(judged.len() as u64),
             findings: found.unusable.iter().map(|(path, error)| format!("left alone: {}: {error}", path.display())).collect(),

@@ -181,6 +181,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d\d:\d\d:\d\d(\.\d+)?\b", "[TIME]"),
         (r"\b\d+\.\d+ ?(ms|s)\b|\b\d+ ?(ms|µs)\b", "[DURATION]"),
         (r"\bpid(:? |=)\d+", "pid${1}[PID]"),
+        (r"\b\d+s old\b", "[AGE] old"),
         (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
         (r"(/\w+)+/rbpg\w+", "[SOCKET]"),
         (r"\b[0-9a-f]{64}\b", "[SHA256]"),

@@ -9,6 +9,7 @@
 )]
 #![allow(dead_code, reason = "the helpers offer a whole interface; not every test has come yet")]
 
+mod backup_playbooks;
 mod barcode_migration;
 mod batch;
 mod batch_neighbours;

@@ -39,7 +39,7 @@ fn it_runs_again_and_again() {
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
     done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
-    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, [AGE] old
     done           [DURATION]  Cut the work into batches → 4 rows
     done           [DURATION]  Go or no-go → confirmed by [USER] (--yes)
     done           [DURATION]  Give the racks of a batch their barcodes [0] → 60 rows affected
@@ -80,7 +80,7 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
     done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
-    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, [AGE] old
     done           [DURATION]  Cut the work into batches → 4 rows
 
     ? Go or no-go
@@ -102,7 +102,7 @@ fn it_asks_at_a_terminal() {
     done           [DURATION]  Every rack stands in an aisle → 0 rows
     done           [DURATION]  No barcode would stand for two racks → 0 rows
     done           [DURATION]  Back up the database → [SIZE], 2 tables with 248 rows, sha256 [SUM]
-    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, 0s old
+    done           [DURATION]  The backup holds every rack → restored in [DURATION], 2 tables with 248 rows, [AGE] old
     done           [DURATION]  Cut the work into batches → 4 rows
 
     ? Go or no-go
