@@ -10,6 +10,7 @@
 #![allow(dead_code, reason = "the helpers offer a whole interface; not every test has come yet")]
 
 mod backup_playbooks;
+mod backups;
 mod barcode_migration;
 mod batch;
 mod batch_neighbours;
