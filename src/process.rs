@@ -6,6 +6,7 @@
 //! is the actions' business.
 
 pub mod guard;
+mod installed;
 mod supervise;
 mod table;
 
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::output::{Captured, Output};
 use crate::secret::Secret;
 use guard::Guard;
+pub use installed::{client_directories, major_version};
 use supervise::{Control, Failure};
 
 /// How long a process may go on after SIGTERM before it gets SIGKILL.
@@ -263,7 +265,7 @@ impl Program {
 /// Looks for a program as `execvp` does. Doing it here says what was looked for where,
 /// and an absolute name lets the standard library use `posix_spawn`, which is faster
 /// than fork and exec.
-fn find_program(program: &str, directory: &Path, path: Option<&OsStr>) -> Result<PathBuf, ProcessError> {
+pub fn find_program(program: &str, directory: &Path, path: Option<&OsStr>) -> Result<PathBuf, ProcessError> {
     let not_found = |place: String| ProcessError::NotFound { program: program.to_owned(), place };
     if program.contains('/') {
         let file = directory.join(program);

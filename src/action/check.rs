@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess};
 
-use super::{Class, Inspection, Loader, Perform, StepContext, http::Http, shell::Shell, sql::Sql};
+use super::{Class, Inspection, Loader, Need, Perform, Prospect, StepContext, http::Http, shell::Shell, sql::Sql};
 use crate::outcome::{Column, ErrorKind, StepError};
 use crate::target::{Kind, Statement};
 use crate::template::Template;
@@ -43,6 +43,15 @@ impl Check {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ErrorKind::Expectation => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What it will need when it looks.
+    pub async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        match self {
+            Self::Http(http) => http.needs(prospect).await,
+            Self::Shell(shell) => shell.needs(prospect).await,
+            Self::Sql(_) | Self::IndexValid(_) => Vec::new(),
         }
     }
 

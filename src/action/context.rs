@@ -40,6 +40,8 @@ pub struct StepContext {
     pub directory: PathBuf,
     /// Child processes of this run.
     pub processes: Processes,
+    /// The variables runbook was started with.
+    pub environment: Arc<super::ProcessEnvironment>,
     /// Where the step's output goes.
     pub output: Output,
     /// Fires at the first interrupt: work in batches ends after the current one.
@@ -200,7 +202,7 @@ impl Look<'_> {
     }
 }
 
-fn connection<'a>(
+pub(super) fn connection<'a>(
     connections: &'a std::collections::BTreeMap<String, String>,
     default: Option<&str>,
     named: Option<&str>,

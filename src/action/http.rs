@@ -8,10 +8,11 @@ use serde::Deserialize;
 use super::exchange::{Answer, Redirects, client, exchange, explained, is_overload, milliseconds};
 use super::json_template::JsonTemplate;
 use super::written::{Codes, Pattern, short, shown, unmet};
-use super::{Class, Description, Inspection, Perform, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
 use crate::output::printable;
+use crate::secret::Secret;
 use crate::source::Spanned;
 use crate::template::{Expression, Place, Template, Values};
 use crate::units::Duration;
@@ -128,6 +129,11 @@ impl Perform for Http {
         }
         details.extend(self.expect.describe());
         Description { summary: format!("{} {}", self.method.name(), shown(&self.url, values)), details }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let url = prospect.text("server", &self.url);
+        vec![url.map_or_else(|unknown| unknown, |url| Need::Endpoint { what: "server".into(), url: Secret::new(url) })]
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

@@ -32,7 +32,7 @@ use self::fields::{Character, Columns, Format, OnDuplicate, Rejects};
 use self::records::Layout;
 use self::statements::Statements;
 use super::written::shown;
-use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::source::Spanned;
@@ -177,6 +177,11 @@ impl Perform for Import {
             summary: format!("{verb} {} {} {}", shown(&self.file, values), if self.check_only { "for" } else { "into" }, self.table.value),
             details,
         }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let rejects = self.rejects.file.as_ref().map(|file| prospect.writable("rejects", file, true));
+        [prospect.readable("file", &self.file)].into_iter().chain(rejects).collect()
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

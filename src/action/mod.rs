@@ -10,6 +10,9 @@ pub mod check;
 pub mod confirm;
 mod context;
 mod effect;
+pub mod env_backup;
+pub mod env_check;
+mod environment;
 mod exchange;
 pub mod expect;
 pub mod http;
@@ -17,6 +20,7 @@ pub mod import;
 mod inspection;
 mod json_template;
 pub mod manual;
+mod needs;
 pub mod notify;
 pub mod pg_dump;
 pub mod playbook;
@@ -37,7 +41,9 @@ use std::future::Future;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess};
 
 pub use context::{Answer, Channels, Look, Prompt, PromptKind, Request, StepContext};
+pub use environment::ProcessEnvironment;
 pub use inspection::{Inspection, Loader, Use};
+pub use needs::{Need, Prospect};
 
 use crate::outcome::{StepError, StepResult};
 use crate::template::Values;
@@ -109,6 +115,10 @@ pub trait Perform {
     fn preview(&self, _look: &Look<'_>) -> impl Future<Output = Result<Vec<String>, StepError>> + Send {
         async { Ok(Vec::new()) }
     }
+    /// What it will need when it runs, besides its connections; for `runbook doctor`.
+    fn needs(&self, _prospect: &Prospect<'_>) -> impl Future<Output = Vec<Need>> + Send {
+        async { Vec::new() }
+    }
     /// Does it.
     fn run(&self, context: &StepContext) -> impl Future<Output = Result<StepResult, StepError>> + Send;
 }
@@ -163,6 +173,9 @@ macro_rules! registry {
             async fn preview(&self, look: &Look<'_>) -> Result<Vec<String>, StepError> {
                 match self { $(Self::$variant(action) => Box::pin(action.preview(look)).await),* }
             }
+            async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+                match self { $(Self::$variant(action) => action.needs(prospect).await),* }
+            }
             async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
                 // Boxed, for the largest action's future would be every step's size.
                 match self { $(Self::$variant(action) => Box::pin(action.run(context)).await),* }
@@ -180,6 +193,8 @@ registry! {
     "sqlite_backup" => SqliteBackup(sqlite_backup::SqliteBackup),
     "verify_backup" => VerifyBackup(verify_backup::VerifyBackup),
     "prune_backups" => PruneBackups(prune_backups::PruneBackups),
+    "env_check" => EnvCheck(env_check::EnvCheck),
+    "env_backup" => EnvBackup(env_backup::EnvBackup),
     "shell" => Shell(shell::Shell),
     "http" => Http(http::Http),
     "confirm" => Confirm(confirm::Confirm),

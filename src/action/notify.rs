@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::exchange::{Redirects, accepted, client};
-use super::{Class, Description, Inspection, Perform, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, StepContext};
 use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
 use crate::secret::Secret;
 use crate::source::Spanned;
@@ -107,6 +107,16 @@ impl Perform for Notify {
         let first = self.title.as_ref().map_or_else(|| text.lines().next().unwrap_or_default().to_owned(), shown);
         let to: Vec<&str> = self.to.iter().map(|name| name.value.as_str()).collect();
         Description { summary: format!("tell {}: {first}", to.join(", ")), details: text.lines().map(ToOwned::to_owned).collect() }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let channels = self.to.iter().filter(|name| name.value != CONSOLE);
+        channels
+            .map(|name| match prospect.channels.get(&name.value) {
+                Some(ResolvedChannel::Webhook(url)) => Need::Endpoint { what: format!("channel {}", name.value), url: url.clone() },
+                None => Need::Unknown { what: format!("channel {}", name.value), reason: "its address is not known".into() },
+            })
+            .collect()
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

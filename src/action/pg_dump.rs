@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::backup::checksum::Shape;
 use super::written::shown;
-use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{StepError, StepResult};
 use crate::source::Spanned;
@@ -234,6 +234,19 @@ impl Perform for PgDump {
         }
         let from = self.connection.as_ref().map_or_else(String::new, |name| format!(" {}", name.value));
         Description { summary: format!("dump{from} to {}", shown(&self.file, values)), details }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let Some(connection) = prospect.connection(self.connection.as_ref()) else { return Vec::new() };
+        let mut needs = vec![Need::ClientProgram { name: "pg_dump", connection: connection.clone() }];
+        if self.format != DumpFormat::Plain {
+            needs.push(Need::ClientProgram { name: "pg_restore", connection: connection.clone() });
+        }
+        needs.push(match prospect.path("dump", &self.file) {
+            Ok(path) => Need::Writable { what: "dump", path, replaces: false, as_large_as: Some(connection) },
+            Err(unknown) => unknown,
+        });
+        needs
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

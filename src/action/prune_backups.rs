@@ -17,7 +17,7 @@ use super::backup::catalogue::{Backup, Catalogue, catalogue};
 use super::backup::checksum::Shape;
 use super::backup::manifest::{CHECKSUM, GLOBALS, Level, MANIFEST, VERIFIED, beside};
 use super::written::{shown, shown_setting};
-use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, Recovery, StepContext};
 use crate::outcome::{Column, ErrorKind, StepError, StepResult};
 use crate::template::{Place, Setting, Template, Values};
 use crate::text::count;
@@ -111,6 +111,10 @@ impl Perform for PruneBackups {
                 ),
             ],
         }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        vec![prospect.path("backups", &self.dir).map_or_else(|unknown| unknown, Need::Directory)]
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::written::{Codes, Pattern, short, shown, unmet};
-use super::{Class, Description, Inspection, Perform, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
 use crate::output::printable;
@@ -167,6 +167,10 @@ impl Perform for Shell {
         Description { summary, details }
     }
 
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        self.needed(prospect).unwrap_or_else(|unknown| vec![unknown])
+    }
+
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {
         let location = context.sources.location(self.span());
         let command = self.command(context)?;
@@ -189,6 +193,25 @@ impl Shell {
             Work::Script(_, script) => script.span,
             Work::Argv(argv) => argv.span,
         }
+    }
+
+    fn needed(&self, prospect: &Prospect<'_>) -> Result<Vec<Need>, Need> {
+        let directory = match &self.dir {
+            Some(directory) => prospect.path("directory", directory)?,
+            None => prospect.directory.clone(),
+        };
+        let path = self.env.iter().find(|(name, _)| name.value == "PATH").map(|(_, path)| prospect.text("program", path)).transpose()?;
+        let (name, runs_script) = match &self.work {
+            Work::Script(ShellKind::Sh, _) => ("sh".to_owned(), true),
+            Work::Script(ShellKind::Bash, _) => ("bash".to_owned(), true),
+            Work::Argv(argv) => (argv.first().map_or(Ok(String::new()), |program| prospect.text("program", program))?, false),
+        };
+        let mut needs = Vec::new();
+        if self.dir.is_some() {
+            needs.push(Need::Directory(directory.clone()));
+        }
+        needs.push(Need::Program { name, directory, path, runs_script });
+        Ok(needs)
     }
 
     fn command(&self, context: &StepContext) -> Result<Command, StepError> {

@@ -13,7 +13,7 @@ use super::backup::sqlite::{Contents, damaged, targets};
 use super::effect::cancellable;
 use super::pg_dump::Kept;
 use super::written::shown;
-use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, Recovery, StepContext};
 use crate::outcome::{Aftermath, ErrorKind, StepError, StepResult};
 use crate::source::Spanned;
 use crate::target::{Identity, Kind, SessionSettings, Statement, text_literal};
@@ -77,6 +77,10 @@ impl Perform for SqliteBackup {
             summary: format!("copy{from} to {}", shown(&self.file, values)),
             details: vec!["VACUUM INTO, then PRAGMA integrity_check on the copy".into()],
         }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        vec![prospect.writable("copy", &self.file, false)]
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

@@ -76,6 +76,7 @@ impl World {
             session: SessionSettings::default(),
             directory: directory.path().to_owned(),
             processes: processes("/usr/bin:/bin"),
+            environment: Arc::default(),
             output,
             finish_up: CancellationToken::new(),
             cancel: CancellationToken::new(),

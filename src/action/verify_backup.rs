@@ -21,7 +21,7 @@ use super::backup::checksum::Checksums;
 use super::backup::manifest::{Level, MANIFEST, Verified};
 use super::sql::Sql;
 use super::written::{shown, shown_setting};
-use super::{Class, Description, Inspection, Loader, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Loader, Need, Perform, Prospect, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{ErrorKind, StepError, StepResult};
 use crate::source::Spanned;
@@ -207,6 +207,17 @@ impl Perform for VerifyBackup {
         details.extend(self.fields.min_size.iter().map(|size| bound("not smaller than", shown_setting(size, values))));
         details.extend(self.fields.rto.iter().map(|rto| bound("restored within", shown_setting(&rto.value, values))));
         Description { summary: format!("prove {what}"), details }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let mut needs = vec![match &self.which {
+            Which::File(file) => prospect.readable("backup", file),
+            Which::NewestIn(directory) => prospect.path("backups", directory).map_or_else(|unknown| unknown, Need::Directory),
+        }];
+        if let (Level::Restore, Some(connection)) = (self.fields.level, prospect.connection(self.fields.connection.as_ref())) {
+            needs.push(Need::ClientProgram { name: "pg_restore", connection });
+        }
+        needs
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

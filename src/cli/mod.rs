@@ -4,6 +4,7 @@
 //! Only here is the environment read, and only here are exit codes chosen.
 
 mod approve;
+mod doctor;
 mod error;
 mod exit;
 mod journal;
@@ -77,6 +78,10 @@ enum Command {
     Plan(plan::Args),
     /// Check playbooks; touches nothing
     Validate(validate::Args),
+    /// Look for everything playbooks need: databases, programs, variables, rights, room; changes
+    /// nothing
+    #[command(after_help = exit::HELP)]
+    Doctor(doctor::Args),
     /// Print the JSON Schema of the playbook language, or its reference
     Schema(schema::Args),
     /// List the runs of the journal
@@ -125,6 +130,7 @@ fn dispatch(command: Command, settings: &session::Settings) -> Result<Exit, Fail
     match command {
         Command::Validate(args) => validate::run(&args, settings),
         Command::Plan(args) => plan::run(&args, settings),
+        Command::Doctor(args) => session::block_on(doctor::run(&args, settings)),
         Command::Schema(args) => schema::run(&args, settings),
         Command::Run(args) => session::block_on(run::run(&args, settings)),
         Command::Resume(args) => session::block_on(resume::run(&args, settings)),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::playbook_file::{InputArgs, build_plan, current_directory};
 use super::session::{Settings, operator};
 use super::{Exit, Failure};
+use crate::action::ProcessEnvironment;
 use crate::clock::Clock;
 use crate::engine::{self, Observer, Setup, Signal, Start};
 use crate::journal::Journal;
@@ -90,11 +91,14 @@ pub(super) async fn operate(
     let targets = Targets::new(&run, plan.connections.clone(), &settings.variables);
     let inherited = std::env::vars_os().filter(|(name, _)| !plan.secret_variables.iter().any(|secret| name == secret.as_str()));
     let processes = Processes::new(&run, inherited, guard::Start::this_program());
+    let environment =
+        ProcessEnvironment { variables: settings.variables.clone(), secrets: plan.secret_variables.iter().cloned().collect() };
     let setup = Setup {
         plan: Arc::new(plan),
         journal,
         targets,
         processes,
+        environment: Arc::new(environment),
         clock,
         operator: operator(),
         directory,

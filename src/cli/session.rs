@@ -43,9 +43,7 @@ impl Settings {
             verbose: global.verbose,
             color_on_stdout: color(std::io::stdout().is_terminal()),
             color_on_stderr: color(std::io::stderr().is_terminal()),
-            variables: Variables::new(
-                std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-            ),
+            variables: Variables::from_system(std::env::vars_os()),
             log: variable("RUST_LOG"),
             capable_terminal: variable("TERM").is_some_and(|term| term != "dumb"),
         }

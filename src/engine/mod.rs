@@ -27,6 +27,7 @@ pub use interrupt::Signal;
 pub use observer::{Observer, Prompter, Question, Reply, StepDecision, UnknownDecision};
 pub use start::{check_targets, edited_steps};
 
+use crate::action::ProcessEnvironment;
 use crate::clock::Clock;
 use crate::journal::{Journal, JournalError, Operator, RunState};
 use crate::plan::Plan;
@@ -43,6 +44,8 @@ pub struct Setup<'a> {
     pub targets: Targets,
     /// For children.
     pub processes: Processes,
+    /// For steps that look at the environment itself.
+    pub environment: Arc<ProcessEnvironment>,
     /// Time and randomness.
     pub clock: Clock,
     /// Who runs it.

@@ -168,6 +168,7 @@ impl Dispatcher<'_> {
             },
             directory: self.setup.directory.clone(),
             processes: self.setup.processes.clone(),
+            environment: self.setup.environment.clone(),
             output: self.outputs(id)(attempt),
             finish_up: self.finish_up.clone(),
             cancel: stop.child_token(),

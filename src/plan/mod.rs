@@ -5,6 +5,7 @@
 //! database; running it is the engine's business.
 
 mod build;
+pub mod doctor;
 mod parameters;
 mod preview;
 pub mod render;

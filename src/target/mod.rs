@@ -264,6 +264,14 @@ impl Targets {
         }
     }
 
+    /// The file of an SQLite database, and whether connecting would make it; `None` for PostgreSQL.
+    pub fn sqlite_file(&self, connection: &str) -> Result<Option<(std::path::PathBuf, bool)>, TargetError> {
+        match self.database(connection)? {
+            Database::Postgres(_) => Ok(None),
+            Database::Sqlite(database) => database.place().map(Some),
+        }
+    }
+
     /// Says goodbye on every connection that is not in use; the run lock ends with it.
     pub async fn close(&self) {
         for database in self.0.values() {
@@ -385,6 +393,12 @@ impl Session {
     /// Creates the ledger if it is missing; to be called outside of a transaction.
     pub async fn ensure_ledger(&mut self) -> Result<(), TargetError> {
         either!(&mut self.0, session => Box::pin(session.ensure_ledger()).await)
+    }
+
+    /// Makes sure that [`ensure_ledger`](Self::ensure_ledger) will succeed, changing nothing;
+    /// whether the ledger is there already.
+    pub async fn check_ledger(&mut self) -> Result<bool, TargetError> {
+        either!(&mut self.0, session => Box::pin(session.check_ledger()).await)
     }
 
     /// What this run has recorded for `step`, if its effect is in place.

@@ -1,6 +1,8 @@
 //! What a caller says about a target before anything is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,18 +174,51 @@ pub struct Executed {
 }
 
 /// The process's environment. Only `cli` reads the real one and hands it over.
-#[derive(Debug, Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
+#[derive(Clone, Default)]
+pub struct Variables {
+    texts: BTreeMap<String, String>,
+    unreadable: BTreeSet<String>,
+}
+
+/// Names only, for values may be secret.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.texts.keys()).entries(&self.unreadable).finish()
+    }
+}
 
 impl Variables {
     /// The variables as the process had them.
     pub fn new(all: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(all.into_iter().collect())
+        Self { texts: all.into_iter().collect(), unreadable: BTreeSet::new() }
+    }
+
+    /// The variables as the system has them; of those that are not UTF-8 only the names are kept.
+    pub fn from_system(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut variables = Self::default();
+        for (name, value) in all {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => _ = variables.texts.insert(name, value),
+                (Ok(name), Err(_)) => _ = variables.unreadable.insert(name),
+                (Err(name), _) => _ = variables.unreadable.insert(name.to_string_lossy().into_owned()),
+            }
+        }
+        variables
     }
 
     /// A variable that is set and not empty, which libpq treats alike.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.texts.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Every variable that is set to a text, perhaps an empty one.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Names of variables whose name or value is not UTF-8.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.iter().map(String::as_str)
     }
 
     /// The home directory.

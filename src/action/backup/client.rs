@@ -14,21 +14,9 @@ use crate::action::shell::not_followed;
 use crate::action::written::short;
 use crate::outcome::{ErrorKind, StepError};
 use crate::output::{Output, printable};
-use crate::process::{Command, Ended, Exit, GRACE, ProcessError, Program};
+use crate::process::{Command, Ended, Exit, GRACE, ProcessError, Program, client_directories, major_version};
 use crate::secret::Secret;
 use crate::target::{Identity, LibpqEnvironment};
-
-/// Where distributions put the programs of each major version; `*` stands for one directory.
-const PLACES: &[&str] = &[
-    "/usr/lib/postgresql/*/bin",
-    "/usr/pgsql-*/bin",
-    "/usr/libexec/postgresql*",
-    "/opt/homebrew/opt/postgresql@*/bin",
-    "/usr/local/opt/postgresql@*/bin",
-    "/usr/local/pgsql/bin",
-    "/opt/homebrew/opt/libpq/bin",
-    "/usr/local/opt/libpq/bin",
-];
 
 /// How the client programs of one installation reach one database.
 pub struct Client {
@@ -131,7 +119,7 @@ struct Installed {
 /// All that are installed, PATH's first; ends with the first of the server's version.
 async fn installed(context: &StepContext, server: u32) -> Result<Vec<Installed>, StepError> {
     let mut found = Vec::new();
-    for directory in [None].into_iter().chain(PLACES.iter().flat_map(|place| matching(place)).map(Some)) {
+    for directory in [None].into_iter().chain(client_directories().map(Some)) {
         let Some(version) = ask_version(context, directory.as_deref()).await? else { continue };
         let Some(major) = major_version(&version) else { continue };
         found.push(Installed { major, directory, version });
@@ -170,25 +158,6 @@ fn command(context: &StepContext, place: Option<&Path>, mut argv: Vec<String>, m
     // The messages are read, so they must be the untranslated ones.
     environment.push(("LC_ALL".into(), Secret::new("C")));
     Command { program: Program::Argv(argv), environment, without: Vec::new(), directory: directory.to_owned(), grace: GRACE }
-}
-
-/// Directories that fit a path with at most one `*`.
-fn matching(place: &str) -> Vec<PathBuf> {
-    let Some((before, after)) = place.split_once('*') else { return vec![place.into()] };
-    let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
-    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| PathBuf::from(format!("{}{after}", entry.path().display())))
-        .collect();
-    found.sort();
-    found
-}
-
-/// `15` of `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, as well of `16beta1`.
-pub fn major_version(version: &str) -> Option<u32> {
-    let number = version.split_once(") ")?.1;
-    number.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn none_fits(newest: Option<String>, server: u32) -> StepError {
@@ -235,14 +204,6 @@ fn is_chatter(program: &str, line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        let read = |text| major_version(text);
-        assert_eq!(read("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
-        assert_eq!(read("pg_dump (PostgreSQL) 18beta1"), Some(18));
-        assert_eq!(read("something else"), None);
-    }
 
     #[test]
     fn the_programs_of_the_servers_version_are_used_or_the_next_newer_ones() {

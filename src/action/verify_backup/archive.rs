@@ -9,8 +9,9 @@ use std::path::Path;
 use crate::action::StepContext;
 use crate::action::backup::archive::{self, Listing};
 use crate::action::backup::catalogue::Backup;
-use crate::action::backup::client::{Client, major_version};
+use crate::action::backup::client::Client;
 use crate::outcome::{ErrorKind, StepError};
+use crate::process::major_version;
 
 /// The format of SQL text.
 pub(super) const PLAIN: &str = "plain";

@@ -58,6 +58,24 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the ledger is there; an error where it could not be made or written.
+    pub async fn check_ledger(&mut self) -> Result<bool, TargetError> {
+        let installed = self.installed("ledger", "SELECT, INSERT").await?;
+        if installed.usable {
+            return Ok(true);
+        }
+        if installed.table {
+            return Err(self.forbidden("permission denied for table runbook.ledger", &installed));
+        }
+        let (query, place) = if installed.schema {
+            ("SELECT has_schema_privilege('runbook', 'CREATE') AND has_schema_privilege('runbook', 'USAGE')", "schema runbook")
+        } else {
+            ("SELECT has_database_privilege(current_database(), 'CREATE')", "database")
+        };
+        let allowed = self.say(query).await?.into_iter().flatten().next().flatten().is_some_and(|answer| answer == "t");
+        if allowed { Ok(false) } else { Err(self.forbidden(&format!("it may not create anything in the {place}"), &installed)) }
+    }
+
     /// What this run has recorded for `step`.
     pub async fn ledger_find(&mut self, step: &str) -> Result<Option<Value>, TargetError> {
         let run = literal(&self.database.run);

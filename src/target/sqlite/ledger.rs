@@ -30,6 +30,23 @@ impl Session {
         }
     }
 
+    /// Whether the ledger is there; an error where it could not be written.
+    pub async fn check_ledger(&mut self) -> Result<bool, TargetError> {
+        let (path, _) = self.database.place()?;
+        if self.database.file()?.read_only {
+            return Err(self.database.forbidden("its URL says mode=ro".into()));
+        }
+        // SQLite makes its journal beside the file.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| std::path::Path::new("."));
+        for place in [path.as_path(), directory] {
+            if let Err(error) = nix::unistd::eaccess(place, nix::unistd::AccessFlags::W_OK) {
+                return Err(self.database.forbidden(format!("{} cannot be written: {}", place.display(), error.desc())));
+            }
+        }
+        let found = has_ledger(&mut self.connection).await;
+        found.map_err(|error| TargetError::Sql(Box::new(failure::sql_error(&error, ""))))
+    }
+
     /// What this run has recorded for `step`.
     pub async fn ledger_find(&mut self, step: &str) -> Result<Option<Value>, TargetError> {
         let found = find(&mut self.connection, &self.database.run, step).await;

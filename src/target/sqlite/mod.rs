@@ -137,6 +137,11 @@ impl Database {
         }
     }
 
+    /// Its file, and whether it is made if it is missing.
+    pub fn place(&self) -> Result<(PathBuf, bool), TargetError> {
+        self.file().map(|file| (file.path.clone(), file.create))
+    }
+
     fn file(&self) -> Result<&File, TargetError> {
         self.file.as_ref().map_err(|message| TargetError::Configuration {
             connection: self.spec.name.clone(),
