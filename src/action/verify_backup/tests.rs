@@ -54,8 +54,10 @@ impl Bench {
         told(&error, &self.world)
     }
 
+    /// How many there are of this run's.
     fn scratch_databases(&self) -> String {
-        server().psql(&self.database, "SELECT count(*) FROM pg_database WHERE datname LIKE 'runbook_verify%' AND datname NOT IN (SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL)")
+        let name = scratch::scratch_name(&self.world.context);
+        server().psql("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'"))
     }
 }
 
