@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a program for developers that speaks by printing")]
 
+mod backup;
 mod batch;
 mod import;
 mod measure;
@@ -36,6 +37,10 @@ const SCENARIOS: &[Scenario] = &[
     ("batch-physical-1", batch::physical_1),
     ("batch-physical-2", batch::physical_2),
     ("batch-guides-loop", batch::guides_loop),
+    ("backup-checksum", backup::checksum),
+    ("backup-archive", backup::archive),
+    ("backup-shipped", backup::shipped),
+    ("backup-directory", backup::directory),
 ];
 
 fn main() {
