@@ -10,8 +10,11 @@ const TABLE: &str = "CREATE TABLE racks (id bigint GENERATED ALWAYS AS IDENTITY 
 const INDEXES: &str =
     "CREATE INDEX racks_session ON racks (audit_session_id); CREATE INDEX racks_location ON racks (location_id, rack_number)";
 
+/// Rows that one UPDATE is raced over.
+pub const ROWS: u64 = 1_000_000;
+
 const ONE_UPDATE: Plain =
-    Plain { rows: 1_000_000, rounds: 5, sql: "UPDATE racks SET barcode = 'R-' || lpad(id::text, 9, '0') WHERE barcode IS NULL" };
+    Plain { rows: ROWS, rounds: 5, sql: "UPDATE racks SET barcode = 'R-' || lpad(id::text, 9, '0') WHERE barcode IS NULL" };
 
 const PLAYBOOK: &str = r#"
 version: 1
@@ -70,8 +73,7 @@ fn race(workshop: &Workshop, way: &str, plain: Plain, at_least: f64) -> Race {
     let template = template(workshop, &format!("template_{way}"), rows);
     let control = workshop.database(&format!("control_{way}"));
     let database = workshop.database(&format!("racks_{way}"));
-    let playbook = PLAYBOOK.replace("URL", database.url()).replace("ORDER", order).replace("WORKERS", workers);
-    let playbook = workshop.write(&format!("{way}.yaml"), &playbook);
+    let playbook = workshop.write(&format!("{way}.yaml"), &playbook(database.url(), order, workers));
     let (to_fill, to_update, to_count) = (database.clone(), database.clone(), database);
     Race {
         rounds,
@@ -91,7 +93,13 @@ fn race(workshop: &Workshop, way: &str, plain: Plain, at_least: f64) -> Race {
     }
 }
 
-fn template(workshop: &Workshop, name: &str, rows: u64) -> Database {
+/// The migration, for a database, an `order` and a number of `workers`.
+pub fn playbook(url: &str, order: &str, workers: &str) -> String {
+    PLAYBOOK.replace("URL", url).replace("ORDER", order).replace("WORKERS", workers)
+}
+
+/// A database with so many racks, to be copied.
+pub fn template(workshop: &Workshop, name: &str, rows: u64) -> Database {
     let template = workshop.database(name);
     template.psql(TABLE);
     template.psql(&format!(

@@ -10,6 +10,7 @@ mod backup;
 mod batch;
 mod import;
 mod measure;
+mod neighbours;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../../tests/cli/postgres.rs"]
 mod postgres;
@@ -43,6 +44,11 @@ const SCENARIOS: &[Scenario] = &[
     ("backup-directory", backup::directory),
 ];
 
+/// What others feel; tells it by itself.
+type Report = (&'static str, fn(&Workshop) -> String);
+
+const REPORTS: &[Report] = &[("neighbours-key-2", neighbours::key_2), ("neighbours-physical-2", neighbours::physical_2)];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if programs::is_memory_probe(&arguments) {
@@ -50,11 +56,13 @@ fn main() {
     }
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let workshop = Workshop::new();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     println!("{}", measure::HEADING);
-    for (name, scenario) in SCENARIOS {
-        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
-            println!("{}", scenario(&workshop).hold(name));
-        }
+    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| is_wanted(name)) {
+        println!("{}", scenario(&workshop).hold(name));
+    }
+    for (_, report) in REPORTS.iter().filter(|(name, _)| is_wanted(name)) {
+        println!("{}", report(&workshop));
     }
 }
 

@@ -13,7 +13,7 @@ use super::catalogue::{Table, query};
 use super::check::{Problem, RowFormat, Rule};
 use super::direct;
 use super::fields::OnDuplicate;
-use super::parse::{self, Again, Found, Job, ParseError, Parsed, Parsing, Progress};
+use super::parse::{self, Again, Found, Job, ParseError, Parsed, Parsing, Progress, share};
 use super::statements::Statements;
 use super::write::Written;
 use crate::action::effect::{Effect, cancellable, cancelled, show};
@@ -141,6 +141,7 @@ impl<'a> Load<'a> {
             digest: import.batch_size.is_some(),
             sends: true,
             run: None,
+            demand: None,
         };
         let directly = direct::is_possible(import, &table, kind);
         let load = Self { import, effect, statements, job, directly };
@@ -151,9 +152,10 @@ impl<'a> Load<'a> {
     }
 
     async fn run(&mut self, session: &mut Session) -> Result<StepResult, StepError> {
-        if self.directly {
-            return self.run_directly(session).await;
-        }
+        if self.directly { self.run_directly(session).await } else { self.run_staged(session).await }
+    }
+
+    pub(super) async fn run_staged(&mut self, session: &mut Session) -> Result<StepResult, StepError> {
         let mut staged = self.stage(session).await?;
         self.reject_unknown(session, &mut staged).await?;
         self.publish_rejects(&mut staged)?;
@@ -495,10 +497,6 @@ impl<'a> Load<'a> {
         };
         StepError::new(ErrorKind::Io, message).at(self.effect.context.sources.location(self.import.file.text.span))
     }
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 fn contains_all(columns: &[String], wanted: &[String]) -> bool {

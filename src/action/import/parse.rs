@@ -22,6 +22,8 @@ use crate::target::CopyChunk;
 const CHUNK: usize = 256 << 10;
 /// How many chunks may wait for it.
 const CHUNKS_AHEAD: usize = 2;
+/// Where a file must be good all the way through: how many chunks are judged before one is sent.
+const CHUNKS_JUDGED: usize = 16;
 /// Progress is noted, and a cancellation noticed, once in so many records.
 const LOOK: u64 = 1024;
 
@@ -41,6 +43,30 @@ pub(super) struct Job {
     pub(super) sends: bool,
     /// What a row begins with instead of its line.
     pub(super) run: Option<String>,
+    /// Ends the reading as soon as the file falls short of it.
+    pub(super) demand: Option<Demand>,
+}
+
+/// What a file must be, all the way through, for its rows to be sent while it is still read.
+#[derive(Debug, Clone)]
+pub(super) struct Demand {
+    /// The largest share of rejected records.
+    pub(super) rejected: f64,
+    /// The smallest share of accepted records that have a value, by column.
+    pub(super) complete: Vec<f64>,
+}
+
+impl Demand {
+    fn is_met(&self, accepted: u64, rejected: u64, present: &[u64]) -> bool {
+        let mut shares = self.complete.iter().zip(present);
+        share(rejected, accepted + rejected) <= self.rejected
+            && (accepted == 0 || shares.all(|(wanted, present)| share(*present, accepted) >= *wanted))
+    }
+}
+
+/// A part as a share; of nothing, none.
+pub(super) fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// How far the reading is.
@@ -79,6 +105,9 @@ pub(super) enum ParseError {
     Rejects(io::Error),
     #[error("the file was changed while it was read")]
     Changed,
+    /// It falls short of what was demanded; that many bytes were sent before.
+    #[error("too much of the file is bad")]
+    Unfit { sent: bool },
     /// Nobody takes the rows any more.
     #[error("stopped")]
     Stopped,
@@ -107,6 +136,12 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
     let mut records = Records::new(Digesting { file, digest: &mut digest }, job.layout, progress.bytes.clone())?;
     let mut rejects = Rejects::new(job.rejects.as_deref(), job.redactor).map_err(ParseError::Rejects)?;
     let mut checker = Checker::new(job.rules, job.null, job.rows, job.run);
+    let mut way =
+        Way { sender, format: job.rows, held: Vec::new(), holds: if job.demand.is_some() { CHUNKS_JUDGED } else { 0 }, sent: false };
+    let demanded = |accepted, rejected, checker: &Checker, way: &Way<'_>| match &job.demand {
+        Some(demand) if !demand.is_met(accepted, rejected, &checker.present) => Err(ParseError::Unfit { sent: way.sent }),
+        _ => Ok(()),
+    };
     let (mut record, mut rows, mut problems) = (Record::default(), Vec::with_capacity(CHUNK * 2), Vec::new());
     let (mut accepted, mut rejected, mut seen) = (0_u64, 0_u64, 0_u64);
     while records.next(&mut record)? {
@@ -121,7 +156,8 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
         }
         if rows.len() >= CHUNK {
             if job.sends {
-                send(sender, &mut rows, job.rows)?;
+                demanded(accepted, rejected, &checker, &way)?;
+                way.send(&mut rows)?;
             } else {
                 rows.clear();
                 rows.shrink_to(CHUNK * 2);
@@ -139,10 +175,11 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
         return Err(ParseError::Changed);
     }
     if job.sends {
+        demanded(accepted, rejected, &checker, &way)?;
         if !rows.is_empty() {
-            send(sender, &mut rows, job.rows)?;
+            way.send(&mut rows)?;
         }
-        sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)?;
+        way.end()?;
     }
     let Checker { present, formulas, .. } = checker;
     let unused = records.unused;
@@ -166,13 +203,40 @@ impl io::Read for Digesting<'_> {
     }
 }
 
-fn send(sender: &Sender<CopyChunk>, rows: &mut Vec<u8>, format: RowFormat) -> Result<(), ParseError> {
-    if format == RowFormat::Json {
-        rows.push(b']');
+/// The rows' way to the database.
+struct Way<'s> {
+    sender: &'s Sender<CopyChunk>,
+    format: RowFormat,
+    held: Vec<Vec<u8>>,
+    /// How many chunks are held back yet.
+    holds: usize,
+    sent: bool,
+}
+
+impl Way<'_> {
+    fn send(&mut self, rows: &mut Vec<u8>) -> Result<(), ParseError> {
+        if self.format == RowFormat::Json {
+            rows.push(b']');
+        }
+        // A row of a long record makes it larger than usual once; it is not kept that large.
+        self.held.push(std::mem::replace(rows, Vec::with_capacity(CHUNK * 2)));
+        // Neither are many of these held.
+        if self.held.iter().map(Vec::len).sum::<usize>() < self.holds * CHUNK { Ok(()) } else { self.release() }
     }
-    // A row of a long record makes it larger than usual once; it is not kept that large.
-    let full = std::mem::replace(rows, Vec::with_capacity(CHUNK * 2));
-    sender.blocking_send(CopyChunk::Data(full)).map_err(|_| ParseError::Stopped)
+
+    fn release(&mut self) -> Result<(), ParseError> {
+        self.holds = 0;
+        for chunk in self.held.drain(..) {
+            self.sent = true;
+            self.sender.blocking_send(CopyChunk::Data(chunk)).map_err(|_| ParseError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), ParseError> {
+        self.release()?;
+        self.sender.blocking_send(CopyChunk::End).map_err(|_| ParseError::Stopped)
+    }
 }
 
 /// Size and time of a file, by which a change is noticed.

@@ -5,15 +5,17 @@
 //! lock rows of `chunk` only: two never work on one part, and a backend left behind by
 //! a lost connection keeps its part until it is gone.
 
+use serde::{Deserialize, Serialize};
+
 use super::statements::{Range, Spec, own_table};
-use super::table::Table;
+use super::table::{Table, Way};
 use super::talk::{Talk, number, text, whole};
 use crate::target::{Kind, TargetError, text_literal};
 
 /// Parts for each worker: enough that all have work until shortly before the end.
 const CHUNKS_A_WORKER: u64 = 8;
-/// Keys have no pages.
-const SHARES: u8 = 8;
+/// Transactions that go over a window.
+pub(super) const SHARES: u8 = 8;
 
 /// A step's rows in `batch` and `chunk`.
 #[derive(Debug, Clone)]
@@ -30,7 +32,7 @@ pub(super) struct Books {
 #[derive(Debug, Clone)]
 pub(super) struct Standing {
     pub fingerprint: String,
-    pub physical: bool,
+    pub way: Way,
     /// Rows to be changed, counted before the first batch.
     pub total: u64,
     /// 0, and one more for each sweep.
@@ -50,6 +52,8 @@ pub(super) struct Chunk {
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub range: Range,
+    /// The size it was measured out by: for one share of a window, the window's.
+    pub size: u64,
     cursor: String,
     /// The batch is the chunk's last one, and perhaps a short one.
     pub ends: bool,
@@ -93,7 +97,7 @@ impl Books {
         let rows = talk.look(&format!("SELECT fingerprint, physical, total, phase FROM {} WHERE {}", self.batch, self.mine())).await?;
         Ok(rows.first().map(|row| Standing {
             fingerprint: text(row.first()).unwrap_or_default(),
-            physical: row.get(1).map(whole) == Some(1),
+            way: Way::from_code(row.get(1).map(whole).unwrap_or_default()),
             total: row.get(2).map(whole).unwrap_or_default(),
             phase: row.get(3).map(whole).unwrap_or_default(),
         }))
@@ -101,14 +105,8 @@ impl Books {
 
     /// Notes the step itself, in the transaction that lays out its first phase.
     pub(super) async fn open(&self, talk: &mut Talk, standing: &Standing) -> Result<(), TargetError> {
-        let values = format!(
-            "{}, {}, {}, {}, {}",
-            self.run,
-            self.step,
-            text_literal(&standing.fingerprint),
-            u8::from(standing.physical),
-            standing.total
-        );
+        let values =
+            format!("{}, {}, {}, {}, {}", self.run, self.step, text_literal(&standing.fingerprint), standing.way.code(), standing.total);
         talk.change(&format!("INSERT INTO {} (run, step, fingerprint, physical, total) VALUES ({values})", self.batch)).await.map(drop)
     }
 
@@ -117,7 +115,7 @@ impl Books {
     pub(super) async fn lay_out(&self, talk: &mut Talk, spec: &Spec, table: &Table, phase: u64, workers: u32) -> Result<u64, TargetError> {
         let total = number(&talk.rows(&format!("SELECT count(*) {}", spec.source(table))).await?);
         let parts = (CHUNKS_A_WORKER * u64::from(workers)).min(total.max(1));
-        let bounds = if phase == 0 && table.physical {
+        let bounds = if phase == 0 && table.way == Way::Pages {
             let pages = table.pages.max(1);
             (1..=parts).map(|part| (pages * part / parts).to_string()).collect()
         } else {
@@ -139,9 +137,10 @@ impl Books {
     async fn last_keys(&self, talk: &mut Talk, spec: &Spec, table: &Table, total: u64, parts: u64) -> Result<Vec<String>, TargetError> {
         let size = total.div_ceil(parts).max(1);
         let sql = format!(
-            "SELECT key FROM (SELECT {} AS key, row_number() OVER (ORDER BY {}) AS n {}) AS numbered \
-             WHERE n % {size} = 0 OR n = {total} ORDER BY n",
-            spec.key_json(table),
+            "SELECT {} FROM (SELECT {}, row_number() OVER (ORDER BY {}) AS runbook_n {}) AS numbered \
+             WHERE runbook_n % {size} = 0 OR runbook_n = {total} ORDER BY runbook_n",
+            spec.key_json(table, "numbered"),
+            spec.key_columns(table),
             spec.key_list(table),
             spec.source(table)
         );
@@ -209,18 +208,35 @@ impl Chunk {
     /// the index alone tells them; where few are found, many keys take no time and the size grows.
     pub(super) async fn next_keys(&self, talk: &mut Talk, spec: &Spec, table: &Table, size: u64) -> Result<Step, TargetError> {
         let behind = self.cursor.as_deref().map(parse_key);
-        let rest = Range::Keys { behind: behind.clone(), last: parse_key(&self.last) };
-        let sql = format!(
-            "SELECT {} {} ORDER BY {} LIMIT 1 OFFSET {}",
-            spec.key_json(table),
-            spec.keys(table, &rest),
-            spec.key_list(table),
-            size.saturating_sub(1)
-        );
-        let found = talk.rows(&sql).await?.first().and_then(|row| text(row.first()));
-        let cursor = found.clone().unwrap_or_else(|| self.last.clone());
-        let range = Range::Keys { behind, last: parse_key(&cursor) };
-        Ok(Step { range, ends: cursor == self.last, cursor })
+        let last = parse_key(&self.last);
+        let end = end_of(talk, spec, table, (behind.as_deref(), &last), size).await?;
+        let cursor = serde_json::to_string(&end).unwrap_or_default();
+        Ok(Step { ends: end == last, range: Range::Keys { behind, last: end }, size, cursor })
+    }
+
+    /// The next share of a window of keys, or the first one of a new window of `size` keys. A
+    /// window that turns out too large is gone over in parts.
+    pub(super) async fn next_share(&self, talk: &mut Talk, spec: &Spec, table: &Table, size: u64) -> Result<Step, TargetError> {
+        let last = parse_key(&self.last);
+        let mut window = match self.cursor.as_deref().map(Window::parse) {
+            Some(window) if window.share < SHARES => window,
+            before => {
+                let behind = before.map(|window| window.last);
+                let end = end_of(talk, spec, table, (behind.as_deref(), &last), size).await?;
+                Window { behind, last: end, share: 0, within: None, size }
+            }
+        };
+        let behind = window.within.take().or_else(|| window.behind.clone());
+        let too_large = size < window.size / 2;
+        let size = if too_large { size } else { window.size };
+        let end = match too_large {
+            true => end_of(talk, spec, table, (behind.as_deref(), &window.last), size).await?,
+            false => window.last.clone(),
+        };
+        let range = Range::Share { behind, last: end.clone(), share: window.share };
+        window.done_up_to(end);
+        let ends = window.share == SHARES && window.last == last;
+        Ok(Step { range, size, cursor: serde_json::to_string(&window).unwrap_or_default(), ends })
     }
 
     /// The next pass over a window of pages, or the first one over a new window of `pages`.
@@ -234,7 +250,56 @@ impl Chunk {
         };
         let ends = end >= last && share + 1 == u64::from(SHARES);
         let share_number = u8::try_from(share).unwrap_or(SHARES - 1);
-        Step { range: Range::Pages { first, end, share: share_number }, cursor: format!("[{first},{end},{share}]"), ends }
+        let range = Range::Pages { first, end, share: share_number };
+        Step { range, size: end.saturating_sub(first), cursor: format!("[{first},{end},{share}]"), ends }
+    }
+}
+
+/// The last of the next `size` keys behind the first one, up to and with the second.
+async fn end_of(
+    talk: &mut Talk,
+    spec: &Spec,
+    table: &Table,
+    (behind, last): (Option<&[String]>, &[String]),
+    size: u64,
+) -> Result<Vec<String>, TargetError> {
+    let sql = format!(
+        "SELECT {} FROM (SELECT {} {} ORDER BY {} LIMIT 1 OFFSET {}) AS picked",
+        spec.key_json(table, "picked"),
+        spec.key_columns(table),
+        spec.keys(table, &Range::Keys { behind: behind.map(<[String]>::to_vec), last: last.to_vec() }),
+        spec.key_list(table),
+        size.saturating_sub(1)
+    );
+    let found = talk.rows(&sql).await?.first().and_then(|row| text(row.first()));
+    Ok(found.map_or_else(|| last.to_vec(), |found| parse_key(&found)))
+}
+
+/// A cursor in a window of keys that is gone over share by share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Window {
+    behind: Option<Vec<String>>,
+    last: Vec<String>,
+    /// The next one; [`SHARES`]: all are done.
+    share: u8,
+    /// Up to where the next one is done already.
+    within: Option<Vec<String>>,
+    size: u64,
+}
+
+impl Window {
+    /// A bare key, where a chunk begins, stands for a window that ends there.
+    fn parse(text: &str) -> Self {
+        let ended = || Self { behind: None, last: parse_key(text), share: SHARES, within: None, size: 0 };
+        serde_json::from_str(text).unwrap_or_else(|_| ended())
+    }
+
+    fn done_up_to(&mut self, end: Vec<String>) {
+        if end == self.last {
+            self.share += 1;
+        } else {
+            self.within = Some(end);
+        }
     }
 }
 
@@ -251,6 +316,20 @@ fn parse_place(text: &str) -> [u64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_of_keys_is_done_share_by_share_and_in_parts() {
+        let key = |key: &str| vec![key.to_owned()];
+        let mut window = Window { behind: None, last: key("9"), share: 6, within: None, size: 9 };
+        window.done_up_to(key("4"));
+        assert_eq!((window.share, window.within.clone()), (6, Some(key("4"))));
+        window = Window::parse(&serde_json::to_string(&window).unwrap());
+        window.within = None;
+        window.done_up_to(key("9"));
+        window.done_up_to(key("9"));
+        assert_eq!((window.share, &window.within), (SHARES, &None));
+        assert_eq!(Window::parse(r#"["9"]"#), Window { size: 0, ..window });
+    }
 
     #[test]
     fn a_chunk_of_pages_is_visited_in_windows_of_eight_passes() {

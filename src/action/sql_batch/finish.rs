@@ -26,11 +26,14 @@ pub(super) async fn remaining(talk: &mut Talk, spec: &Spec) -> Result<Option<u64
 }
 
 /// Judges the end and makes it durable; what the batches did stays either way.
-pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> Result<StepResult, StepError> {
+pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk, left: Option<u64>) -> Result<StepResult, StepError> {
     let changed = job.books.changed(talk, None).await.map_err(failed)?;
     let sweeps = job.phase;
     let late = if sweeps > 0 { changed - job.books.changed(talk, Some(0)).await.map_err(failed)? } else { 0 };
-    let left = remaining(talk, job.spec).await?;
+    let left = match left {
+        None if batch.expect.is_some() => remaining(talk, job.spec).await?,
+        known => known,
+    };
     let kept = match &job.spec.restored {
         Some(found) => found.left(changed, talk).await.map_err(failed)?,
         None => 0,
@@ -52,7 +55,7 @@ pub(super) async fn finish(batch: &SqlBatch, job: &Job<'_>, talk: &mut Talk) -> 
 }
 
 fn summary(job: &Job<'_>, changed: u64, late: u64) -> String {
-    let order = if job.table.physical { "physical order" } else { "key order" };
+    let order = job.table.way.order();
     let swept = if late > 0 { format!(", {late} of them late or moved") } else { String::new() };
     let batches = match job.batches.load(Ordering::Relaxed) {
         // All were done by an earlier process.
@@ -60,7 +63,7 @@ fn summary(job: &Job<'_>, changed: u64, late: u64) -> String {
         1 => " in 1 batch".to_owned(),
         many => format!(" in {many} batches"),
     };
-    format!("{} changed{swept}{batches}, {order}: {}", count(changed, "row"), job.table.reason)
+    format!("{} changed{swept}{batches}, {order} order: {}", count(changed, "row"), job.table.reason)
 }
 
 async fn judge(expect: &Expect, job: &Job<'_>, talk: &mut Talk, changed: u64, left: Option<u64>) -> Result<(), StepError> {

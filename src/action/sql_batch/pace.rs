@@ -30,9 +30,10 @@ impl Pace {
         self.size as u64
     }
 
+    /// How long a batch of `size` took, which may have been measured out some batches ago.
     /// Steps of half to one and a half, so that one slow batch does not decide alone.
-    pub(super) fn took(&mut self, time: std::time::Duration) {
-        let now = time.as_secs_f64() / self.size;
+    pub(super) fn took(&mut self, time: std::time::Duration, size: u64) {
+        let now = time.as_secs_f64() / (size as f64).max(1.0);
         let smoothed = self.per_row.map_or(now, |before| before + NEWEST * (now - before));
         self.per_row = Some(smoothed);
         let wanted = self.target.as_secs_f64() / smoothed.max(1e-9);
@@ -54,16 +55,16 @@ mod tests {
     #[test]
     fn the_size_approaches_the_target_in_bounded_steps() {
         let mut pace = Pace::new(TARGET, FIRST);
-        pace.took(std::time::Duration::from_millis(10));
+        pace.took(std::time::Duration::from_millis(10), pace.size());
         assert_eq!(pace.size(), 1_500);
         for _ in 0..20 {
-            pace.took(std::time::Duration::from_secs_f64(pace.size() as f64 / 50_000.0));
+            pace.took(std::time::Duration::from_secs_f64(pace.size() as f64 / 50_000.0), pace.size());
         }
         assert!((20_000..30_000).contains(&pace.size()), "{}", pace.size());
-        pace.took(std::time::Duration::from_secs(50));
+        pace.took(std::time::Duration::from_secs(50), pace.size());
         assert!(pace.size() < 13_000, "{}", pace.size());
         for _ in 0..20 {
-            pace.took(std::time::Duration::from_secs(50));
+            pace.took(std::time::Duration::from_secs(50), pace.size());
         }
         assert_eq!(pace.size(), 100);
         (0..10).for_each(|_| pace.halve());

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::kept::Found;
 use super::pace::{LARGEST, SMALLEST, TARGET};
 use super::statements::Spec;
-use super::table::Table;
+use super::table::{Table, Way};
 use super::talk::{Talk, number, text, whole};
 use super::{Restore, SqlBatch};
 use crate::action::Look;
@@ -55,18 +55,23 @@ pub(super) async fn preview(batch: &SqlBatch, look: &Look<'_>) -> Result<Vec<Str
     }
     let table = Table::look(batch, &spec, &mut talk).await?;
     let total = number(&talk.look(&format!("SELECT count(*) {}", spec.source_beforehand(&table))).await?);
-    let order = if table.physical { "physical" } else { "key" };
+    let order = table.way.order();
     let mut lines = vec![format!("{} to change, in {order} order: {}", count(total, "row"), table.reason)];
     let weight = if spec.kind == Kind::Postgres { weight(&spec, &mut talk).await? } else { Weight::default() };
     if total > 0 {
         // Rows that stay on their page need no new entry; some move all the same.
-        let indexes = if table.physical { 1 } else { weight.indexes };
+        let indexes = if stays(&table, total) { 1 } else { weight.indexes };
         lines.push(effort(batch, look, total, indexes)?);
         lines.extend(wal(&spec, &table, &weight, total, &mut talk).await);
     }
     lines.extend(weight.covering.map(|names| format!("indexes that cover what is set: {names}")));
     lines.extend(triggers(&spec, &mut talk).await?.map(|names| format!("triggers that each change fires: {names}")));
     Ok(lines)
+}
+
+/// Whether most rows will stay on their pages.
+fn stays(table: &Table, total: u64) -> bool {
+    table.way == Way::Pages || table.way == Way::Shares && !table.is_sparse(total)
 }
 
 /// Batches and time, as ranges: the first run on a machine is what measures it.
@@ -99,9 +104,10 @@ async fn wal(spec: &Spec, table: &Table, weight: &Weight, total: u64, talk: &mut
     );
     // A value that only a writer may compute, such as a sequence's next one, has no sample.
     let row = number(&talk.look(&sql).await.ok()?);
-    let entries = if table.physical { 0 } else { weight.indexes };
+    let stays = stays(table, total);
+    let entries = if stays { 0 } else { weight.indexes };
     let least = total * (RECORD + row + entries * INDEX_ENTRY);
-    let pages = 2 * weight.heap_pages + if table.physical { 0 } else { weight.index_pages };
+    let pages = 2 * weight.heap_pages + if stays { 0 } else { weight.index_pages };
     let most = least + PAGE * pages.min(total * (2 + entries));
     Some(format!("estimated from {SAMPLE} rows: {} to {} of WAL", ByteSize(least), ByteSize(most)))
 }

@@ -13,7 +13,7 @@ use super::finish::{finish, remaining};
 use super::kept::Found;
 use super::pace::TARGET;
 use super::statements::Spec;
-use super::table::Table;
+use super::table::{Table, Way};
 use super::talk::{Talk, failed, unusable};
 use super::throttle::Watch;
 use super::worker::Job;
@@ -54,9 +54,10 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
     let workers = if spec.kind == Kind::Sqlite { 1 } else { batch.workers() };
     let standing = match books.standing(&mut talk).await? {
         Some(standing) => taken_up(standing, &spec, &mut table)?,
-        None => begin(batch, context, &books, &spec, &table, workers, &mut talk).await?,
+        None => begin(batch, context, &books, &spec, &mut table, workers, &mut talk).await?,
     };
     let total = standing.total;
+    table.has_rows(total);
     let mut phase = standing.phase;
     loop {
         let job = Job {
@@ -84,8 +85,9 @@ pub(super) async fn run(batch: &SqlBatch, context: &StepContext) -> Result<StepR
         if context.finish_up.is_cancelled() || context.cancel.is_cancelled() {
             return Err(job.stopped());
         }
-        if !wants_sweep(&job, &mut talk).await? {
-            return finish(batch, &job, &mut talk).await;
+        let left = left_for_sweep(&job, &mut talk).await?;
+        if !wants_sweep(&job, left, &mut talk).await? {
+            return finish(batch, &job, &mut talk, left).await;
         }
         phase += 1;
         in_transaction(&mut talk, async |talk| books.lay_out(talk, &spec, &table, phase, workers).await).await.map_err(failed)?;
@@ -107,12 +109,19 @@ async fn work(watch: Option<&Watch>, job: &Job<'_>, workers: u32) -> Result<(), 
 
 /// Rows that came, or moved, while the batches went over the table. Only rows that leave
 /// `where` by being changed can be told from those that are done.
-async fn wants_sweep(job: &Job<'_>, talk: &mut Talk) -> Result<bool, StepError> {
-    if job.spec.convergent.is_none() || job.phase >= SWEEPS {
+async fn left_for_sweep(job: &Job<'_>, talk: &mut Talk) -> Result<Option<u64>, StepError> {
+    if job.spec.convergent.is_none() {
+        return Ok(None);
+    }
+    remaining(talk, job.spec).await
+}
+
+/// Until nothing is left, or a sweep has found nothing that it could change.
+async fn wants_sweep(job: &Job<'_>, left: Option<u64>, talk: &mut Talk) -> Result<bool, StepError> {
+    if left.is_none_or(|left| left == 0) || job.phase >= SWEEPS {
         return Ok(false);
     }
-    let fruitless = job.phase > 0 && job.books.changed(talk, Some(job.phase)).await.map_err(failed)? == 0;
-    Ok(!fruitless && remaining(talk, job.spec).await? > Some(0))
+    Ok(job.phase == 0 || job.books.changed(talk, Some(job.phase)).await.map_err(failed)? > 0)
 }
 
 fn settings(batch: &SqlBatch, context: &StepContext) -> Result<SessionSettings, StepError> {
@@ -132,10 +141,14 @@ fn taken_up(standing: Standing, spec: &Spec, table: &mut Table) -> Result<Standi
         return Err(unusable("the step is not the one whose batches were begun: its table, key, `where` or worklist differ")
             .hint("Put these back as they were and resume, or start a new run with the changed playbook."));
     }
-    if standing.physical != table.physical {
-        table.physical = standing.physical;
+    if standing.way.order() != table.way.order() {
         table.reason = "as it was begun".into();
     }
+    if standing.way == Way::Shares && table.share.is_none() {
+        return Err(unusable("the key's columns have other types than when the batches were begun")
+            .hint("Put these back as they were and resume, or start a new run."));
+    }
+    table.way = standing.way;
     Ok(standing)
 }
 
@@ -145,7 +158,7 @@ async fn begin(
     context: &StepContext,
     books: &Books,
     spec: &Spec,
-    table: &Table,
+    table: &mut Table,
     workers: u32,
     talk: &mut Talk,
 ) -> Result<Standing, StepError> {
@@ -166,8 +179,11 @@ async fn begin(
         if spec.keeps {
             spec.prepare_keeping(batch, &context.run, &context.ledger_key, table, talk).await?;
         }
-        let mut standing = Standing { fingerprint: spec.fingerprint(&table.key), physical: table.physical, total: 0, phase: 0 };
-        standing.total = books.lay_out(talk, spec, table, 0, workers).await?;
+        let total = books.lay_out(talk, spec, table, 0, workers).await?;
+        if table.way == Way::Shares && table.is_sparse(total) {
+            table.way = Way::Keys;
+        }
+        let standing = Standing { fingerprint: spec.fingerprint(&table.key), way: table.way, total, phase: 0 };
         books.open(talk, &standing).await?;
         Ok(standing)
     });

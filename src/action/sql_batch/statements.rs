@@ -52,6 +52,8 @@ pub(super) struct WholeStatement {
 pub(super) enum Range {
     /// Behind the first key, which may be missing, up to and with the last one.
     Keys { behind: Option<Vec<String>>, last: Vec<String> },
+    /// One of the eight shares of such a range.
+    Share { behind: Option<Vec<String>>, last: Vec<String>, share: u8 },
     /// Pages of the table's file, and up to which of the eight shares of their rows.
     Pages { first: u64, end: u64, share: u8 },
 }
@@ -181,6 +183,11 @@ impl Spec {
         joined.into_iter().chain([self.in_range(table, range)]).chain(self.wanted()).chain(self.fills()).collect()
     }
 
+    /// Whether rows keep their keys and only some columns change, as far as the step says.
+    pub(super) fn leaves_key(&self, key: &[String]) -> bool {
+        !self.set.is_empty() && !self.set.iter().any(|(column, _)| key.contains(column))
+    }
+
     /// Values come from a table of the step's own.
     pub(super) fn has_worklist(&self) -> bool {
         self.worklist.is_some() || self.restored.is_some()
@@ -220,10 +227,11 @@ impl Spec {
     fn in_range(&self, table: &Table, range: &Range) -> String {
         let key = self.key(table);
         match range {
-            Range::Keys { behind: Some(behind), last } => {
-                format!("{key} > {} AND {key} <= {}", row(behind), row(last))
+            Range::Keys { behind, last } => between(&key, behind.as_deref(), last),
+            Range::Share { behind, last, share } => {
+                let shares = table.share.as_deref().unwrap_or("0");
+                format!("{} AND ({shares}) = {share}", between(&key, behind.as_deref(), last))
             }
-            Range::Keys { behind: None, last } => format!("{key} <= {}", row(last)),
             Range::Pages { first, end, share } => {
                 let place = format!("{}.ctid", self.name);
                 format!("{place} >= '({first},0)'::tid AND {place} < '({end},0)'::tid AND (hashtid({place}) & 7) <= {share}")
@@ -237,14 +245,20 @@ impl Spec {
         if columns.len() == 1 { columns.join("") } else { format!("({})", columns.join(", ")) }
     }
 
+    /// The key's columns under their own names.
+    pub(super) fn key_columns(&self, table: &Table) -> String {
+        table.key.iter().map(|column| format!("{}.{column} AS {column}", self.name)).collect::<Vec<_>>().join(", ")
+    }
+
     /// The key as a list for `ORDER BY`.
     pub(super) fn key_list(&self, table: &Table) -> String {
         table.key.iter().map(|column| format!("{}.{column}", self.name)).collect::<Vec<_>>().join(", ")
     }
 
-    /// The key as one JSON text; keys are compared by the database alone.
-    pub(super) fn key_json(&self, table: &Table) -> String {
-        let texts: Vec<String> = table.key.iter().map(|column| format!("CAST({}.{column} AS text)", self.name)).collect();
+    /// The key as one JSON text; keys are compared by the database alone. Its columns are those
+    /// of `name`, a query that has picked the few rows whose key is wanted.
+    pub(super) fn key_json(&self, table: &Table, name: &str) -> String {
+        let texts: Vec<String> = table.key.iter().map(|column| format!("CAST({name}.{column} AS text)")).collect();
         match self.kind {
             Kind::Postgres => format!("json_build_array({})::text", texts.join(", ")),
             Kind::Sqlite => format!("json_array({})", texts.join(", ")),
@@ -262,6 +276,13 @@ pub(super) fn own_table(kind: Kind, name: &str) -> String {
     match kind {
         Kind::Postgres => format!("runbook.{name}"),
         Kind::Sqlite => format!("runbook_{name}"),
+    }
+}
+
+fn between(key: &str, behind: Option<&[String]>, last: &[String]) -> String {
+    match behind {
+        Some(behind) => format!("{key} > {} AND {key} <= {}", row(behind), row(last)),
+        None => format!("{key} <= {}", row(last)),
     }
 }
 

@@ -8,19 +8,77 @@ use super::{Order, SqlBatch};
 use crate::outcome::StepError;
 use crate::target::{Kind, identifier, text_literal};
 
+/// The share of a table's rows below which they are few.
+const FEW: f64 = 0.2;
+/// Pages of a window: a quarter of the memory that a server has by default.
+const WINDOW: f64 = 4096.0;
+/// Types of keys and what hashes them, the same way whatever a session's settings are.
+const HASHES: &[(&str, &str)] = &[
+    ("int2", "hashint2"),
+    ("int4", "hashint4"),
+    ("int8", "hashint8"),
+    ("uuid", "uuid_hash"),
+    ("text", "hashtext"),
+    ("varchar", "hashtext"),
+    ("bpchar", "hashbpchar"),
+];
+
 /// The table as it is.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     /// Quoted columns in the order of the index.
     pub key: Vec<String>,
-    /// Pages of its file; 0 where they are not visited.
+    /// Pages of its file; 0 where that is not known.
     pub pages: u64,
     /// Rows on a page, about.
     pub rows_per_page: f64,
-    /// Visited by place instead of by key.
-    pub physical: bool,
-    /// Why.
+    /// How the rows are visited.
+    pub way: Way,
+    /// Why by key or by place.
     pub reason: String,
+    /// SQL: a number from 0 to 7 by a row's key, where there is one.
+    pub share: Option<String>,
+}
+
+/// How rows are visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By key, each range at once.
+    Keys,
+    /// By key, each range in eight transactions, as for pages: the room that a page's rows of
+    /// one share leave behind takes the new versions of the next, so that most indexes stay
+    /// as they are. Each row belongs to one share, whatever is done to it.
+    Shares,
+    /// By place, each window of pages in eight transactions.
+    Pages,
+}
+
+impl Way {
+    /// As the books have it.
+    pub(super) fn code(self) -> u64 {
+        match self {
+            Self::Keys => 0,
+            Self::Pages => 1,
+            Self::Shares => 2,
+        }
+    }
+
+    pub(super) fn from_code(code: u64) -> Self {
+        [Self::Pages, Self::Shares].into_iter().find(|way| way.code() == code).unwrap_or(Self::Keys)
+    }
+
+    /// The order's name in the language.
+    pub(super) fn order(self) -> &'static str {
+        if self == Self::Pages { "physical" } else { "key" }
+    }
+}
+
+/// What the catalogue says of the table's file.
+struct File {
+    /// Nothing but a heap of its own.
+    ordinary: Result<(), String>,
+    /// Indexes over what is set.
+    covering: Option<String>,
 }
 
 impl Table {
@@ -33,39 +91,39 @@ impl Table {
             key: key.iter().map(|column| identifier(column)).collect(),
             pages: 0,
             rows_per_page: 1.0,
-            physical: false,
+            way: Way::Keys,
             reason: String::new(),
+            share: None,
         };
-        table.choose_order(batch, spec, talk).await?;
+        table.choose_way(batch, spec, key, talk).await?;
         Ok(table)
     }
 
-    async fn choose_order(&mut self, batch: &SqlBatch, spec: &Spec, talk: &mut Talk) -> Result<(), StepError> {
-        let against = self.against_physical(spec, talk).await?;
-        (self.physical, self.reason) = match (batch.order.value, against) {
-            (Order::Key, _) => (false, "as the step asks".into()),
+    async fn choose_way(&mut self, batch: &SqlBatch, spec: &Spec, key: &[String], talk: &mut Talk) -> Result<(), StepError> {
+        let file = match spec.kind {
+            Kind::Postgres => Some(self.look_at_file(spec, talk).await?),
+            Kind::Sqlite => None,
+        };
+        let stays = file.as_ref().is_some_and(|file| file.ordinary.is_ok() && file.covering.is_none());
+        if spec.kind == Kind::Postgres {
+            self.share = share(spec, key, talk).await?;
+        }
+        let against = against_pages(spec, file, talk.session.identity().major_version);
+        let way = if stays && spec.leaves_key(&self.key) && self.share.is_some() { Way::Shares } else { Way::Keys };
+        (self.way, self.reason) = match (batch.order.value, against) {
+            (Order::Key, _) => (way, "as the step asks".into()),
             (Order::Physical, Some(reason)) => {
                 return Err(unusable(format!("`order: physical` cannot be used on {}: {reason}", spec.table))
                     .hint("Leave `order` out: the step then visits the rows by their key."));
             }
-            (Order::Physical, None) => (true, "as the step asks".into()),
-            (Order::Auto, Some(reason)) => (false, reason),
-            (Order::Auto, None) => (true, "rows stay on their pages, as no index covers what is set".into()),
+            (Order::Physical, None) => (Way::Pages, "as the step asks".into()),
+            (Order::Auto, Some(reason)) => (way, reason),
+            (Order::Auto, None) => (Way::Pages, "rows stay on their pages, as no index covers what is set".into()),
         };
         Ok(())
     }
 
-    /// Why rows may not, or should not, be visited by their place.
-    async fn against_physical(&mut self, spec: &Spec, talk: &mut Talk) -> Result<Option<String>, StepError> {
-        if spec.kind == Kind::Sqlite {
-            return Ok(Some("SQLite's rows have no place".into()));
-        }
-        if spec.convergent.is_none() {
-            return Ok(Some("`where` does not ask for `COLUMN IS NULL` of a column that is set".into()));
-        }
-        if talk.session.identity().major_version < 14 {
-            return Ok(Some("it needs PostgreSQL 14".into()));
-        }
+    async fn look_at_file(&mut self, spec: &Spec, talk: &mut Talk) -> Result<File, StepError> {
         let sql = format!(
             "SELECT c.relkind::text, coalesce(m.amname, ''), \
              pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint, \
@@ -78,17 +136,72 @@ impl Table {
         );
         let rows = talk.look(&sql).await.map_err(failed)?;
         let Some([kind, method, pages, tuples, counted_pages, inherited, indexes]) = rows.first().map(Vec::as_slice) else {
-            return Ok(Some("the catalogue does not describe it".into()));
+            return Ok(File { ordinary: Err("the catalogue does not describe it".into()), covering: None });
         };
         self.pages = whole(pages);
         self.rows_per_page = (whole(tuples) as f64 / whole(counted_pages).max(1) as f64).max(1.0);
-        Ok(match (text(Some(kind)).as_deref(), text(Some(method)).as_deref(), text(Some(indexes))) {
-            (Some("r"), Some("heap"), None) if inherited == &Value::Bool(false) => None,
-            (Some("r"), Some("heap"), None) => Some("other tables inherit from it".into()),
-            (Some("r"), Some("heap"), Some(indexes)) => Some(format!("indexes cover what is set ({indexes}), so rows move")),
-            _ => Some("it is not one ordinary table".into()),
-        })
+        let ordinary = match (text(Some(kind)).as_deref(), text(Some(method)).as_deref()) {
+            (Some("r"), Some("heap")) if inherited == &Value::Bool(false) => Ok(()),
+            (Some("r"), Some("heap")) => Err("other tables inherit from it".into()),
+            _ => Err("it is not one ordinary table".into()),
+        };
+        Ok(File { ordinary, covering: text(Some(indexes)) })
     }
+
+    /// Whether so few of its rows are to be changed that visiting each range eight times would
+    /// cost more than it saves.
+    pub(super) fn is_sparse(&self, rows: u64) -> bool {
+        (rows as f64) < self.pages as f64 * self.rows_per_page * FEW
+    }
+
+    /// Corrects what old statistics say, or none: it has at least so many rows.
+    pub(super) fn has_rows(&mut self, rows: u64) {
+        self.rows_per_page = self.rows_per_page.max(rows as f64 / self.pages.max(1) as f64);
+    }
+
+    /// Rows of a window of pages that stays in the server's memory while it is visited.
+    pub(super) fn window(&self, size: u64) -> u64 {
+        size.min((self.rows_per_page * WINDOW) as u64).max(1)
+    }
+}
+
+/// Why rows may not, or should not, be visited by their place.
+fn against_pages(spec: &Spec, file: Option<File>, major_version: u32) -> Option<String> {
+    let Some(file) = file else { return Some("SQLite's rows have no place".into()) };
+    if spec.convergent.is_none() {
+        return Some("`where` does not ask for `COLUMN IS NULL` of a column that is set".into());
+    }
+    if major_version < 14 {
+        return Some("it needs PostgreSQL 14".into());
+    }
+    match (file.ordinary, file.covering) {
+        (Err(reason), None) => Some(reason),
+        (Ok(()) | Err(_), Some(indexes)) => Some(format!("indexes cover what is set ({indexes}), so rows move")),
+        (Ok(()), None) => None,
+    }
+}
+
+/// Spreads the rows of a page evenly over eight shares, where the key's types allow it.
+async fn share(spec: &Spec, key: &[String], talk: &mut Talk) -> Result<Option<String>, StepError> {
+    let sql = format!(
+        "SELECT a.attname::text, t.typname::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+         WHERE a.attrelid = {}::regclass AND t.typnamespace = 'pg_catalog'::regnamespace",
+        text_literal(&spec.table)
+    );
+    let rows = talk.look(&sql).await.map_err(failed)?;
+    let type_of = |column: &String| rows.iter().find(|row| text(row.first()).as_ref() == Some(column)).and_then(|row| text(row.get(1)));
+    let hashes = key.iter().map(|column| {
+        let (_, function) = HASHES.iter().find(|(kind, _)| type_of(column).as_deref() == Some(kind))?;
+        Some((format!("{}.{}", spec.name, identifier(column)), *function))
+    });
+    Ok(hashes.collect::<Option<Vec<_>>>().map(|hashes| match hashes.as_slice() {
+        // By the golden ratio, so that numbers in a row, or at equal distances, are spread evenly.
+        [(column, function)] if function.starts_with("hashint") => format!("((({column}::bigint % 65521) * 40503) & 65535) >> 13"),
+        hashes => {
+            let hashes: Vec<String> = hashes.iter().map(|(column, function)| format!("pg_catalog.{function}({column})")).collect();
+            format!("({}) & 7", hashes.join(" # "))
+        }
+    }))
 }
 
 /// The unique keys over columns that are NOT NULL, the primary one first.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::chunks::Books;
 use super::pace::{FIRST, Pace};
 use super::statements::{Range, Spec};
-use super::table::Table;
+use super::table::{Table, Way};
 use super::talk::{Remedy, Talk, failed, number, remedy};
 use crate::action::StepContext;
 use crate::outcome::{Aftermath, ErrorKind, StepError};
@@ -55,6 +55,8 @@ pub(super) struct Job<'a> {
 enum Batch {
     Done {
         rows: u64,
+        /// In keys, as the pace counts.
+        size: u64,
         short: bool,
     },
     /// What is left is in the hands of others.
@@ -88,10 +90,10 @@ impl Job<'_> {
             }
             let started = Instant::now();
             match self.batch(&mut talk, &mut own, pace.size()).await {
-                Ok(Batch::Done { rows, short }) => {
+                Ok(Batch::Done { rows, size, short }) => {
                     failures = 0;
                     if !short {
-                        pace.took(started.elapsed());
+                        pace.took(started.elapsed(), size);
                     }
                     self.note(rows, pace.size());
                 }
@@ -118,11 +120,15 @@ impl Job<'_> {
             return Ok(if open { Batch::Waiting } else { Batch::NothingLeft });
         };
         *own = Some(chunk.number);
-        let physical = self.phase == 0 && self.table.physical;
-        let step = if physical {
-            chunk.next_pages((size as f64 / self.table.rows_per_page) as u64)
-        } else {
-            chunk.next_keys(talk, self.spec, self.table, size).await?
+        let table = self.table;
+        let step = match table.way {
+            Way::Pages if self.phase == 0 => chunk.next_pages((table.window(size) as f64 / table.rows_per_page) as u64),
+            Way::Shares if self.phase == 0 => chunk.next_share(talk, self.spec, table, table.window(size)).await?,
+            _ => chunk.next_keys(talk, self.spec, table, size).await?,
+        };
+        let size = match step.range {
+            Range::Pages { .. } => (step.size as f64 * table.rows_per_page) as u64,
+            _ => step.size,
         };
         let rows = self.change(talk, &step.range).await?;
         if !self.books.advance(talk, &chunk, &step, rows).await? {
@@ -133,7 +139,7 @@ impl Job<'_> {
             });
         }
         talk.session.commit().await?;
-        Ok(Batch::Done { rows, short: step.ends })
+        Ok(Batch::Done { rows, size, short: step.ends })
     }
 
     async fn connect(&self) -> Result<Talk, TargetError> {
