@@ -14,7 +14,7 @@ const INDEXES: &str =
 pub const ROWS: u64 = 1_000_000;
 
 const ONE_UPDATE: Plain =
-    Plain { rows: ROWS, rounds: 5, sql: "UPDATE racks SET barcode = 'R-' || lpad(id::text, 9, '0') WHERE barcode IS NULL" };
+    Plain { rows: ROWS, rounds: 3, sql: "UPDATE racks SET barcode = 'R-' || lpad(id::text, 9, '0') WHERE barcode IS NULL" };
 
 const PLAYBOOK: &str = r#"
 version: 1

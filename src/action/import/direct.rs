@@ -36,7 +36,7 @@ pub(super) fn may_be_possible(import: &Import) -> bool {
 /// What became of copying a file while it is read.
 enum Copied {
     /// The transaction is open, with the ledger's row in it.
-    All(StepResult),
+    All(Box<StepResult>),
     /// It has to be judged as a whole first; rows were written before, and rolled back.
     Unfit { wrote: bool },
     /// The table refuses a row.
@@ -46,7 +46,7 @@ enum Copied {
 impl Load<'_> {
     pub(super) async fn run_directly(&mut self, session: &mut Session) -> Result<StepResult, StepError> {
         let wrote = match self.copy_while_reading(session).await? {
-            Copied::All(result) => return self.commit(session, result).await,
+            Copied::All(result) => return self.commit(session, *result).await,
             // Such rows are found, and told, among staged ones.
             Copied::Refused => return self.run_staged(session).await,
             Copied::Unfit { wrote } => wrote,
@@ -96,7 +96,7 @@ impl Load<'_> {
         };
         let mut checked = Staged::new(parsed);
         match self.record_copied(session, &mut checked, rows).await {
-            Ok(result) => Ok(Copied::All(result)),
+            Ok(result) => Ok(Copied::All(Box::new(result))),
             Err(error) => {
                 session.rollback().await;
                 Err(error)

@@ -229,12 +229,16 @@ impl Spec {
         match range {
             Range::Keys { behind, last } => between(&key, behind.as_deref(), last),
             Range::Share { behind, last, share } => {
-                let shares = table.share.as_deref().unwrap_or("0");
+                let shares = table.share.as_ref().map_or("0", |share| &share.sql);
                 format!("{} AND ({shares}) = {share}", between(&key, behind.as_deref(), last))
             }
             Range::Pages { first, end, share } => {
                 let place = format!("{}.ctid", self.name);
-                format!("{place} >= '({first},0)'::tid AND {place} < '({end},0)'::tid AND (hashtid({place}) & 7) <= {share}")
+                let shares = match &table.share {
+                    Some(share) if share.even => share.sql.clone(),
+                    _ => format!("hashtid({place}) & 7"),
+                };
+                format!("{place} >= '({first},0)'::tid AND {place} < '({end},0)'::tid AND ({shares}) <= {share}")
             }
         }
     }

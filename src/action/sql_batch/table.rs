@@ -37,7 +37,16 @@ pub(super) struct Table {
     /// Why by key or by place.
     pub reason: String,
     /// SQL: a number from 0 to 7 by a row's key, where there is one.
-    pub share: Option<String>,
+    pub share: Option<Share>,
+}
+
+/// What parts rows that lie together.
+#[derive(Debug, Clone)]
+pub(super) struct Share {
+    /// An expression over the key.
+    pub sql: String,
+    /// Keys that follow each other are spread evenly, which chance does not.
+    pub even: bool,
 }
 
 /// How rows are visited.
@@ -182,7 +191,7 @@ fn against_pages(spec: &Spec, file: Option<File>, major_version: u32) -> Option<
 }
 
 /// Spreads the rows of a page evenly over eight shares, where the key's types allow it.
-async fn share(spec: &Spec, key: &[String], talk: &mut Talk) -> Result<Option<String>, StepError> {
+async fn share(spec: &Spec, key: &[String], talk: &mut Talk) -> Result<Option<Share>, StepError> {
     let sql = format!(
         "SELECT a.attname::text, t.typname::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
          WHERE a.attrelid = {}::regclass AND t.typnamespace = 'pg_catalog'::regnamespace",
@@ -196,10 +205,12 @@ async fn share(spec: &Spec, key: &[String], talk: &mut Talk) -> Result<Option<St
     });
     Ok(hashes.collect::<Option<Vec<_>>>().map(|hashes| match hashes.as_slice() {
         // By the golden ratio, so that numbers in a row, or at equal distances, are spread evenly.
-        [(column, function)] if function.starts_with("hashint") => format!("((({column}::bigint % 65521) * 40503) & 65535) >> 13"),
+        [(column, function)] if function.starts_with("hashint") => {
+            Share { sql: format!("((({column}::bigint % 65521) * 40503) & 65535) >> 13"), even: true }
+        }
         hashes => {
             let hashes: Vec<String> = hashes.iter().map(|(column, function)| format!("pg_catalog.{function}({column})")).collect();
-            format!("({}) & 7", hashes.join(" # "))
+            Share { sql: format!("({}) & 7", hashes.join(" # ")), even: false }
         }
     }))
 }

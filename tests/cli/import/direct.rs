@@ -48,6 +48,23 @@ fn a_bad_file_does_not_even_touch_the_table() {
 }
 
 #[test]
+fn rows_of_a_file_that_turns_bad_are_taken_back_and_it_says_so() {
+    let site = Site::with(&plain(), with_bad(80_000, 20_000));
+    let failed = site.run().exits(3);
+    assert!(failed.stdout.contains("20000 of 100000 records (20%) were rejected, more than 10%; nothing was loaded"), "{failed}");
+    assert!(failed.stdout.contains("rows copied before were rolled back"), "{failed}");
+    assert_eq!(site.orders(), "0");
+    assert_ne!(site.database.psql("SELECT pg_relation_size('orders')"), "0", "it was tried");
+    assert_eq!(site.env.read("rejects.csv").lines().count(), 20_001);
+
+    let site = Site::with(&plain(), with_bad(93_000, 7_000));
+    let done = site.run().exits(0);
+    assert!(done.stdout.contains("7000 of 100000 records (7%) were rejected, more than 5%"), "{done}");
+    assert!(done.stdout.contains("rows were copied before that and rolled back"), "{done}");
+    assert_eq!(site.orders(), "93000");
+}
+
+#[test]
 fn duplicates_are_told_as_always() {
     let playbook = plain().replace("run_column: import_run", "run_column: import_run\n      key: [order_no]");
     let site = Site::with(&playbook, format!("{HEADER}A-1,1,1,open,,first\nA-2,1,2,open,,two\nA-1,1,3,open,,last\n"));
