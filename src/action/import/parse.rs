@@ -166,6 +166,8 @@ fn parse(job: Job, sender: &Sender<CopyChunk>, progress: &Progress, cancel: &Can
         if seen.is_multiple_of(LOOK) {
             progress.accepted.store(accepted, Ordering::Relaxed);
             progress.rejected.store(rejected, Ordering::Relaxed);
+            // A bad beginning ends it, and its transaction, at once.
+            demanded(accepted, rejected, &checker, &way)?;
             if cancel.is_cancelled() {
                 return Err(ParseError::Stopped);
             }
