@@ -8,6 +8,8 @@
 
 mod classify;
 mod cursor;
+mod dumped;
+mod feed;
 mod lexer;
 mod placement;
 mod problem;
@@ -16,6 +18,8 @@ mod tables;
 mod text;
 
 pub use classify::{Kind, Statement, classify};
+pub use dumped::{Copied, Created, copied, created, roles};
+pub use feed::{Fed, Feed, FeedError};
 pub use problem::SqlProblem;
 pub use split::{Split, StatementSpan, split};
 pub use text::{BoundStatement, SqlText};

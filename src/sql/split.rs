@@ -20,6 +20,8 @@ pub struct Split {
     pub statements: Vec<StatementSpan>,
     /// What is wrong with the text as a whole.
     pub problems: Vec<SqlProblem>,
+    /// Behind the last semicolon that ends a statement; what follows may go on.
+    pub ended: usize,
 }
 
 /// Cuts text into statements.
@@ -79,6 +81,7 @@ impl<'a> Splitter<'a> {
                 return;
             }
             TokenKind::Semicolon if self.current.open.is_empty() && self.current.body == 0 => {
+                self.split.ended = range.end;
                 if self.finish() {
                     self.skip_copy_data(index);
                 }
