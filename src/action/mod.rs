@@ -23,6 +23,7 @@ pub mod manual;
 mod needs;
 pub mod notify;
 pub mod pg_dump;
+pub mod pg_restore;
 pub mod playbook;
 pub mod prune_backups;
 pub mod shell;
@@ -192,6 +193,7 @@ registry! {
     "pg_dump" => PgDump(pg_dump::PgDump),
     "sqlite_backup" => SqliteBackup(sqlite_backup::SqliteBackup),
     "verify_backup" => VerifyBackup(verify_backup::VerifyBackup),
+    "pg_restore" => PgRestore(pg_restore::PgRestore),
     "prune_backups" => PruneBackups(prune_backups::PruneBackups),
     "env_check" => EnvCheck(env_check::EnvCheck),
     "env_backup" => EnvBackup(env_backup::EnvBackup),

@@ -285,7 +285,7 @@ fn keys_and_values_are_completed() {
     };
     let head = "version: 1\nname: x\n";
     insta::assert_snapshot!(offered("top.yaml", "version: 1\n¦\n"), @"name, object, description, environment, params, secrets, connections, channels, lock, defaults, max_parallel, max_output, steps, on_failure, on_success, always");
-    insta::assert_snapshot!(offered("step.yaml", &format!("{head}steps:\n  - id: a\n    ¦\n")), @"name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook");
+    insta::assert_snapshot!(offered("step.yaml", &format!("{head}steps:\n  - id: a\n    ¦\n")), @"name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, pg_restore, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook");
     insta::assert_snapshot!(offered("sql.yaml", &format!("{head}steps:\n  - id: a\n    sql:\n      ¦\n")), @"query, exec, file, mode, connection, transaction, isolation, expect, sample, lock_timeout, statement_timeout, ledger");
     insta::assert_snapshot!(offered("value.yaml", &format!("{head}steps:\n  - id: a\n    sql:\n      transaction: ¦\n")), @"single, none");
     insta::assert_snapshot!(offered("check.yaml", &format!("{head}steps:\n  - id: a\n    shell: {{run: x}}\n    done_when:\n      ¦\n")), @"sql, http, shell, index_valid");

@@ -54,11 +54,11 @@ fn the_example_of_every_action_runs() {
     env.runbook(["approve", &run_of(&waiting), "look", "--text", "Stock audit", "--as", "ada"]).run().exits(0);
     let done = env.runbook(["resume", &run_of(&waiting), "--yes"]).run().exits(0);
     insta::assert_snapshot!(stable(&done.stdout), @"
-    every-action  19 steps, run [RUN]
+    every-action  20 steps, run [RUN]
       check/main: [DATABASE] (system [ID])
       main: [DATABASE] (system [ID])
       notes: runbook_tour.db
-      goes on: 15 of 19 steps settled, what is done stays done
+      goes on: 16 of 20 steps settled, what is done stays done
 
     done           [DURATION]  look → Stock audit (seen by ada)
     done           [DURATION]  go → confirmed by [USER] (--yes)
@@ -67,7 +67,7 @@ fn the_example_of_every_action_runs() {
       ┃ You saw: Stock audit
     done           [DURATION]  tell → told console
 
-    done after [DURATION]: 19 done
+    done after [DURATION]: 20 done
       runbook show [RUN]  every step, who confirmed what
     ");
     assert_eq!(database.psql("SELECT to_regclass('runbook_tour') IS NULL"), "t");

@@ -29,6 +29,7 @@ mod import;
 mod interrupts;
 mod locks;
 mod order_import;
+mod pg_restore;
 mod postgres;
 mod pre_deploy;
 mod prompts;

@@ -339,9 +339,9 @@ fn a_gate_stands_alone_or_in_front_of_an_action() {
     4 |   - {id: a, confirm: Go on?, shell: {run: 'true'}, http: {url: x}}
       |                              ----- the other one   ^^^^
       |
-      = help: exactly one of `sql`, `sql_batch`, `snapshot`, `import`, `pg_dump`, `sqlite_backup`, `verify_backup`, `prune_backups`, `env_check`, `env_backup`, `shell`, `http`, `confirm`, `manual`, `assert`, `notify` and `playbook` is allowed
+      = help: exactly one of `sql`, `sql_batch`, `snapshot`, `import`, `pg_dump`, `sqlite_backup`, `verify_backup`, `pg_restore`, `prune_backups`, `env_check`, `env_backup`, `shell`, `http`, `confirm`, `manual`, `assert`, `notify` and `playbook` is allowed
 
-    error[missing-key]: one of `sql`, `sql_batch`, `snapshot`, `import`, `pg_dump`, `sqlite_backup`, `verify_backup`, `prune_backups`, `env_check`, `env_backup`, `shell`, `http`, `confirm`, `manual`, `assert`, `notify` or `playbook` is missing
+    error[missing-key]: one of `sql`, `sql_batch`, `snapshot`, `import`, `pg_dump`, `sqlite_backup`, `verify_backup`, `pg_restore`, `prune_backups`, `env_check`, `env_backup`, `shell`, `http`, `confirm`, `manual`, `assert`, `notify` or `playbook` is missing
      --> x.yaml:5:5
       |
     5 |   - {id: b}
@@ -441,7 +441,7 @@ fn ids_are_unique_in_all_parts() {
       |             ^^^^^
       |
       = help: did you mean `assert`?
-      = help: allowed: id, name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook
+      = help: allowed: id, name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, pg_restore, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook
     ");
 }
 
@@ -456,7 +456,7 @@ fn a_broken_step_is_no_unknown_step() {
       |                                   ^^^^^^^
       |
       = help: did you mean `timeout`?
-      = help: allowed: id, name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook
+      = help: allowed: id, name, description, needs, when, for_each, as, max_parallel, timeout, retry, severity, continue_on_error, confirm, done_when, idempotent, undo, outputs, tags, sql, sql_batch, snapshot, import, pg_dump, sqlite_backup, verify_backup, pg_restore, prune_backups, env_check, env_backup, shell, http, manual, assert, notify, playbook
 
     error[unknown-key]: unknown key `qurey`
      --> x.yaml:5:19
