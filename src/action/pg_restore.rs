@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::written::shown;
-use super::{Class, Description, Inspection, Perform, Recovery, StepContext};
+use super::{Class, Description, Inspection, Need, Perform, Prospect, Recovery, StepContext};
 use crate::diagnostic::Diagnostic;
 use crate::outcome::{StepError, StepResult};
 use crate::source::Spanned;
@@ -81,6 +81,24 @@ fn yes() -> bool {
     true
 }
 
+impl PgRestore {
+    /// A whole dump into a database that has nothing yet, for a step of another kind.
+    pub(super) fn into_empty(file: Template, owner: bool, privileges: bool) -> Self {
+        Self {
+            file,
+            into: None,
+            tables: Vec::new(),
+            replace: false,
+            safety_dump: None,
+            owner,
+            privileges,
+            unverified: false,
+            analyze: false,
+            lock_timeout: None,
+        }
+    }
+}
+
 impl Perform for PgRestore {
     fn class(&self) -> Class {
         Class::Change
@@ -130,6 +148,16 @@ impl Perform for PgRestore {
         details.extend((!self.privileges).then(|| "not the privileges".to_owned()));
         details.push("one transaction; rows are counted before COMMIT".into());
         Description { summary: format!("restore {}{into}", shown(&self.file, values)), details }
+    }
+
+    async fn needs(&self, prospect: &Prospect<'_>) -> Vec<Need> {
+        let Some(connection) = prospect.connection(self.into.as_ref()) else { return Vec::new() };
+        let mut needs =
+            vec![prospect.readable("backup", &self.file), Need::ClientProgram { name: "pg_restore", connection: connection.clone() }];
+        if let (true, Some(file)) = (self.replace, &self.safety_dump) {
+            needs.push(prospect.writable("safety dump", file, false));
+        }
+        needs
     }
 
     async fn run(&self, context: &StepContext) -> Result<StepResult, StepError> {

@@ -277,16 +277,20 @@ struct Restored {
 }
 
 impl RestoredCheck {
-    /// Asks the restored database, which is the only one that `targets` knows as `connection`.
-    async fn ask(&self, context: &StepContext, targets: &Targets, connection: &str) -> Result<(), StepError> {
-        let context = StepContext {
-            targets: targets.clone(),
-            connections: Arc::new([("main".to_owned(), connection.to_owned())].into()),
-            default_connection: Some("main".into()),
-            ..context.clone()
-        };
-        let found = Box::pin(self.sql.value.run(&context)).await;
+    /// Asks the restored database.
+    async fn ask(&self, there: &StepContext) -> Result<(), StepError> {
+        let found = Box::pin(self.sql.value.run(there)).await;
         found.map(|_| ()).map_err(|error| error.fact("check of the restored database", self.name.clone()))
+    }
+}
+
+/// The step's world with one database only, which `targets` knows as `connection`.
+fn moved(context: &StepContext, targets: &Targets, connection: &str) -> StepContext {
+    StepContext {
+        targets: targets.clone(),
+        connections: Arc::new([("main".to_owned(), connection.to_owned())].into()),
+        default_connection: Some("main".into()),
+        ..context.clone()
     }
 }
 

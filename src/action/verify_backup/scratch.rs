@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Restored, VerifyBackup, compare};
-use crate::action::StepContext;
+use super::archive::PLAIN;
+use super::{Restored, VerifyBackup, compare, moved};
 use crate::action::backup::archive::Listing;
 use crate::action::backup::catalogue::Backup;
 use crate::action::backup::checksum;
@@ -15,8 +15,12 @@ use crate::action::backup::client::{Client, MemoryFile, not_passed, succeeded};
 use crate::action::backup::contents::Moment;
 use crate::action::backup::manifest::{Manifest, schema_and_name};
 use crate::action::effect::cancellable;
+use crate::action::pg_restore::PgRestore;
+use crate::action::{Perform, StepContext};
 use crate::outcome::{Column, ErrorKind, StepError};
+use crate::source::{Span, Spanned};
 use crate::target::{Session, SessionSettings, Statement, Targets, identifier, text_literal};
+use crate::template::Template;
 
 /// What a scratch database's name begins with.
 const PREFIX: &str = "runbook_verify_";
@@ -155,7 +159,7 @@ impl Scratch<'_> {
         let mut findings = compared?;
         findings.extend(self.left_out());
         for check in &self.step.fields.checks {
-            check.ask(self.context, &self.targets, self.connection).await?;
+            check.ask(&moved(self.context, &self.targets, self.connection)).await?;
         }
         Ok(Restored { seconds, findings })
     }
@@ -164,6 +168,9 @@ impl Scratch<'_> {
         let manifest = &self.backup.manifest;
         if !manifest.whole {
             self.create_schemas().await?;
+        }
+        if manifest.format == PLAIN {
+            return self.fill_with_text().await;
         }
         let list = MemoryFile::new(&self.listing.without_open_references(manifest)).map_err(|error| not_passed(&error))?;
         let mut argv: Vec<String> = ["pg_restore", "--no-password", "--exit-on-error", "--verbose"].map(str::to_owned).into();
@@ -179,6 +186,18 @@ impl Scratch<'_> {
         argv.push(self.backup.path.display().to_string());
         let ended = self.watched(argv).await?;
         succeeded("pg_restore", &ended).map_err(|error| not_restored(error, &ended.captured.stderr))
+    }
+
+    /// SQL text goes over our own connection, for `psql` would obey the commands in it.
+    async fn fill_with_text(&self) -> Result<(), StepError> {
+        let file = Spanned::new(self.backup.path.display().to_string(), Span::default());
+        let file = Template::parse(file).map_err(|problem| StepError::new(ErrorKind::Io, problem))?;
+        let restore = PgRestore::into_empty(file, self.step.fields.owner, self.step.fields.privileges);
+        let restored = Box::pin(restore.run(&moved(self.context, &self.targets, self.connection))).await;
+        restored.map(|_| ()).map_err(|error| match error.kind {
+            ErrorKind::Sql => not_restored(StepError { kind: ErrorKind::Process, ..error }, ""),
+            _ => error,
+        })
     }
 
     /// Runs `pg_restore` and shows at which table it is.

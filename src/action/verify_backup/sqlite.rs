@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::compare::{Difference, counted, refusal, table};
-use super::{Restored, VerifyBackup};
+use super::{Restored, VerifyBackup, moved};
 use crate::action::StepContext;
 use crate::action::backup::catalogue::Backup;
 use crate::action::backup::sqlite::{COPY, Contents, damaged, targets};
@@ -44,8 +44,9 @@ pub(super) async fn prove(
         return Err(refusal(&differences));
     }
     let seconds = started.elapsed().as_secs_f64();
+    let there = moved(context, &targets, COPY);
     for check in &step.fields.checks {
-        check.ask(context, &targets, COPY).await?;
+        check.ask(&there).await?;
     }
     Ok(Some(Restored { seconds, findings: Vec::new() }))
 }

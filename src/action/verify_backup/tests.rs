@@ -105,7 +105,7 @@ fn flip(file: &std::path::Path, text: &str) {
 #[tokio::test]
 async fn every_format_is_proven_by_restoring_it() {
     let bench = Bench::new();
-    for format in ["custom", "directory", "tar"] {
+    for format in ["custom", "directory", "tar", "plain"] {
         bench.dump(&format!("{{file: {format}, format: {format}, with: [count, fingerprint]}}")).await;
         let yaml = format!(
             "{{file: {format}, level: restore, max_age: 1h, min_size: 1KiB, rto: 10m, \
