@@ -312,3 +312,25 @@ fn the_emergency_restore_takes_the_newest_backup_and_tells() {
     fleet.restore(&other, &format!("file: backups/emergency/{run}.dump")).exits(0);
     assert_eq!(state(&other), bad, "the safety dump holds what was overwritten");
 }
+
+/// It is done, whatever is found afterwards; nobody may read that nothing has happened.
+#[test]
+fn an_emergency_restore_that_fails_a_check_says_that_it_is_done() {
+    let fleet = Fleet::new(&[]);
+    fleet.database.psql("DELETE FROM user_company_roles");
+    let emptied = fleet.state();
+    fleet.backup("backups/a.dump", "");
+    fleet.generate(&["--plant", "wrong-pay"]);
+    let production = in_production(&fleet);
+    let run = ["run", "playbooks/emergency-restore.yaml"].map(str::to_owned).into_iter().chain(production);
+    let run = run_of(&fleet.env.runbook(run).run().exits(5));
+    fleet.env.runbook(["approve", &run, "stop", "--text", "ada, 12:03", "--as", "ada"]).run().exits(0);
+    fleet.env.runbook(["resume", &run]).run().exits(5);
+    fleet.env.runbook(["approve", &run, "restore", "--text", fleet.database.name(), "--as", "ada"]).run().exits(0);
+    let failed = fleet.env.runbook(["resume", &run]).run().exits(3);
+    says(
+        &failed,
+        &["FleetNest is restored, but a check after it failed", "what was there before is in [DIR]/backups/emergency/[RUN].dump"],
+    );
+    assert_eq!(fleet.state(), emptied);
+}

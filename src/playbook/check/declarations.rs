@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::super::{Parameter, ParameterType, Playbook, Retry, Step};
+use super::super::{Parameter, ParameterType, Playbook, Retry, Step, StepSeverity};
 use super::{Names, Written, keys};
+use crate::action::Action;
 use crate::diagnostic::Diagnostic;
 use crate::source::Spanned;
 use crate::template::Setting;
@@ -37,6 +38,7 @@ pub(super) fn check(playbook: &Playbook, names: &Names<'_>, written: &Written<'_
     for step in playbook.all_steps() {
         diagnostics.extend(retry_problems(step.settings.retry.as_ref(), names));
         diagnostics.extend(item_problem(step));
+        diagnostics.extend(inclusion_problem(step));
     }
 }
 
@@ -106,4 +108,35 @@ fn item_problem(step: &Step) -> Option<Diagnostic> {
         return problem(format!("`{}` can't be used as a name in expressions", name.value));
     }
     None
+}
+
+/// A step that includes a playbook stands for that playbook's steps, each of which has keys of
+/// its own; what can't reach them must not look as if it did.
+fn inclusion_problem(step: &Step) -> Option<Diagnostic> {
+    let settings = &step.settings;
+    if !matches!(step.action.value, Action::Playbook(_)) {
+        return None;
+    }
+    let keys = [
+        ("for_each", settings.for_each.is_some()),
+        ("max_parallel", settings.max_parallel.is_some()),
+        ("timeout", settings.timeout.is_some()),
+        ("retry", settings.retry.is_some()),
+        ("severity", settings.severity != StepSeverity::default()),
+        ("continue_on_error", settings.continue_on_error),
+        ("confirm", settings.confirm.is_some()),
+        ("done_when", settings.done_when.is_some()),
+        ("idempotent", settings.idempotent),
+        ("undo", settings.undo.is_some()),
+        ("outputs", !settings.outputs.is_empty()),
+    ];
+    let written: Vec<String> = keys.iter().filter(|(_, is_written)| *is_written).map(|(key, _)| format!("`{key}`")).collect();
+    let problem = |message: String| Diagnostic::error("key-without-effect", settings.id.span, message);
+    let help = match (settings.confirm.is_some(), written.len()) {
+        (_, 0) => return None,
+        (true, _) => "a step of its own with `confirm` goes in front; the other keys belong to the steps of the included playbook",
+        (false, _) => "write it at the steps of the included playbook; this one may have `needs`, `when` and `tags`",
+    };
+    let have = if written.len() == 1 { "has" } else { "have" };
+    Some(problem(format!("{} {have} no effect on a step that includes a playbook", written.join(", "))).help(help))
 }

@@ -329,6 +329,30 @@ fn an_undo_reads_the_result_of_its_step() {
 }
 
 #[test]
+fn what_cannot_reach_the_steps_of_an_included_playbook_is_refused() {
+    let fine = "  - {id: a, when: 'true', tags: [x], needs: [], playbook: {file: other.yaml}}\n";
+    assert_eq!(problems("", fine), "");
+    let gate = "  - {id: a, confirm: Go on?, timeout: 5m, playbook: {file: other.yaml}}\n  - {id: b, outputs: {n: '1'}, playbook: {file: other.yaml}}\n";
+    insta::assert_snapshot!(problems("", gate), @r"
+    error[key-without-effect]: `timeout`, `confirm` have no effect on a step that includes a playbook
+     --> x.yaml:4:10
+      |
+    4 |   - {id: a, confirm: Go on?, timeout: 5m, playbook: {file: other.yaml}}
+      |          ^
+      |
+      = help: a step of its own with `confirm` goes in front; the other keys belong to the steps of the included playbook
+
+    error[key-without-effect]: `outputs` has no effect on a step that includes a playbook
+     --> x.yaml:5:10
+      |
+    5 |   - {id: b, outputs: {n: '1'}, playbook: {file: other.yaml}}
+      |          ^
+      |
+      = help: write it at the steps of the included playbook; this one may have `needs`, `when` and `tags`
+    ");
+}
+
+#[test]
 fn a_gate_stands_alone_or_in_front_of_an_action() {
     let steps = "  - {id: a, confirm: Go on?}\n  - {id: b, confirm: Go on?, shell: {run: 'true'}}\n  - {id: c, shell: {run: 'true'}, confirm: {message: Go on?}}\n";
     assert_eq!(problems("", steps), "");
