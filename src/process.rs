@@ -206,6 +206,12 @@ impl Processes {
         }
     }
 
+    /// The directories in which children look for programs.
+    pub fn search_path(&self) -> Vec<PathBuf> {
+        let path = self.0.environment.iter().find(|(name, _)| name == "PATH");
+        path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
+    }
+
     /// Ids of processes that an earlier runbook has started for this run and that still
     /// run: its guard has not ended them yet, or is gone itself.
     pub fn left_by_earlier(&self) -> std::io::Result<Vec<i32>> {

@@ -20,8 +20,8 @@ use crate::target::{Identity, LibpqEnvironment};
 
 /// How the client programs of one installation reach one database.
 pub struct Client {
-    /// Where the programs are; `None`: in PATH.
-    directory: Option<PathBuf>,
+    /// Where all of them are: those of two installations do not fit together.
+    directory: PathBuf,
     /// What `pg_dump` says it is, e.g. `pg_dump (PostgreSQL) 15.18`.
     pub version: String,
     environment: LibpqEnvironment,
@@ -62,7 +62,7 @@ impl Client {
     pub async fn run(&self, context: &StepContext, output: &Output, argv: Vec<String>) -> Result<Ended, StepError> {
         let environment = self.environment.set.iter().map(|(name, value)| (name.clone(), Secret::new(value))).collect();
         let without = self.environment.remove.iter().map(|name| (*name).to_owned()).collect();
-        let command = Command { without, ..command(context, self.directory.as_deref(), argv, environment) };
+        let command = Command { without, ..command(context, &self.directory, argv, environment) };
         context.processes.run(command, output, &context.cancel).await.map_err(|error| not_followed(&error))
     }
 
@@ -111,16 +111,18 @@ impl MemoryFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Installed {
     major: u32,
-    /// `None`: in PATH.
-    directory: Option<PathBuf>,
+    directory: PathBuf,
     version: String,
 }
 
 /// All that are installed, PATH's first; ends with the first of the server's version.
 async fn installed(context: &StepContext, server: u32) -> Result<Vec<Installed>, StepError> {
     let mut found = Vec::new();
-    for directory in [None].into_iter().chain(client_directories().map(Some)) {
-        let Some(version) = ask_version(context, directory.as_deref()).await? else { continue };
+    for directory in context.processes.search_path().into_iter().chain(client_directories()) {
+        if !context.directory.join(&directory).join("pg_dump").exists() {
+            continue;
+        }
+        let Some(version) = ask_version(context, &directory).await? else { continue };
         let Some(major) = major_version(&version) else { continue };
         found.push(Installed { major, directory, version });
         if major == server {
@@ -130,7 +132,7 @@ async fn installed(context: &StepContext, server: u32) -> Result<Vec<Installed>,
     Ok(found)
 }
 
-async fn ask_version(context: &StepContext, directory: Option<&Path>) -> Result<Option<String>, StepError> {
+async fn ask_version(context: &StepContext, directory: &Path) -> Result<Option<String>, StepError> {
     let command = command(context, directory, vec!["pg_dump".into(), "--version".into()], Vec::new());
     let (unseen, _) = tokio::sync::mpsc::unbounded_channel();
     match context.processes.run(command, &context.output.watched(unseen), &context.cancel).await {
@@ -150,9 +152,9 @@ fn choose(found: Vec<Installed>, server: u32) -> Result<Installed, StepError> {
     fitting.ok_or_else(|| none_fits(newest, server))
 }
 
-fn command(context: &StepContext, place: Option<&Path>, mut argv: Vec<String>, mut environment: Vec<(String, Secret)>) -> Command {
+fn command(context: &StepContext, place: &Path, mut argv: Vec<String>, mut environment: Vec<(String, Secret)>) -> Command {
     let directory = if context.directory.as_os_str().is_empty() { Path::new(".") } else { &context.directory };
-    if let (Some(place), Some(program)) = (place, argv.first_mut()) {
+    if let Some(program) = argv.first_mut() {
         *program = place.join(&*program).display().to_string();
     }
     // The messages are read, so they must be the untranslated ones.
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_programs_of_the_servers_version_are_used_or_the_next_newer_ones() {
-        let installed = |major: u32| Installed { major, directory: None, version: format!("pg_dump (PostgreSQL) {major}.1") };
+        let installed = |major: u32| Installed { major, directory: PathBuf::new(), version: format!("pg_dump (PostgreSQL) {major}.1") };
         let chosen = |majors: &[u32], server| choose(majors.iter().copied().map(installed).collect(), server).map(|one| one.major);
         assert_eq!(chosen(&[14, 17, 15, 16], 15), Ok(15));
         assert_eq!(chosen(&[14, 18, 17], 15), Ok(17));

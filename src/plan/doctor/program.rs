@@ -65,10 +65,10 @@ fn fitting(found: Vec<Installed>, server: u32) -> Option<Installed> {
 }
 
 async fn installed(name: &str, surroundings: &Surroundings) -> Vec<Installed> {
-    let in_path = find(name, &surroundings.directory, None, surroundings).ok();
-    let elsewhere = client_directories().map(|directory| directory.join(name)).filter(|file| file.exists());
+    let path = surroundings.environment.variables.get("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(path).map(|directory| surroundings.directory.join(directory)).chain(client_directories());
     let mut found = Vec::new();
-    for file in in_path.into_iter().chain(elsewhere) {
+    for file in directories.map(|directory| directory.join(name)).filter(|file| file.exists()) {
         if let Some((version, major)) = version(&file).await {
             found.push(Installed { file, version, major });
         }
