@@ -54,7 +54,6 @@ fn rows_of_a_file_that_turns_bad_are_taken_back_and_it_says_so() {
     assert!(failed.stdout.contains("20000 of 100000 records (20%) were rejected, more than 10%; nothing was loaded"), "{failed}");
     assert!(failed.stdout.contains("rows copied before were rolled back"), "{failed}");
     assert_eq!(site.orders(), "0");
-    assert_ne!(site.database.psql("SELECT pg_relation_size('orders')"), "0", "it was tried");
     assert_eq!(site.env.read("rejects.csv").lines().count(), 20_001);
 
     let site = Site::with(&plain(), with_bad(93_000, 7_000));
