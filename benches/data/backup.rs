@@ -68,7 +68,7 @@ fn filled(workshop: &Workshop, name: &str) -> Database {
     let database = workshop.database(&format!("backup-{name}"));
     database.psql(TABLE);
     database.psql(&format!(
-        "INSERT INTO scans SELECT i, i % 500, 'R-' || lpad((i * 7919 % 1000000)::text, 9, '0'), md5(i::text)::uuid, \
+        "INSERT INTO scans SELECT i, i % 500, 'R-' || lpad((i::bigint * 7919 % 1000000)::text, 9, '0'), md5(i::text)::uuid, \
          '2026-01-01'::timestamptz + i * interval '13 seconds', repeat(md5((i / 3)::text), 3) FROM generate_series(1, {ROWS}) i"
     ));
     database.psql("VACUUM ANALYZE scans");
