@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::backup::checksum::Shape;
 use super::backup::manifest::{Manifest, Source};
-use super::backup::partial::{BackupError, Partial, completed};
+use super::backup::partial::{Partial, completed};
 use super::backup::sqlite::{Contents, damaged, targets};
 use super::effect::cancellable;
 use super::pg_dump::Kept;
@@ -108,7 +108,7 @@ impl SqliteBackup {
             )
             .hint("`pg_dump` backs up a PostgreSQL database"));
         }
-        let partial = Partial::create(&file, Shape::File).map_err(|error| not_written(&error))?;
+        let partial = Partial::create(&file, Shape::File)?;
         self.fill(context, connection, &partial).await?;
         let mut manifest = self.manifest(context, &file, identity, started);
         let findings = self.look(context, &partial, &mut manifest).await?;
@@ -116,7 +116,7 @@ impl SqliteBackup {
         let wanted = self.manifest;
         let published = tokio::task::spawn_blocking(move || partial.publish(manifest, wanted)).await;
         let published = published.map_err(|lost| StepError::new(ErrorKind::Io, lost.to_string()))?;
-        Ok(result(file, &published.map_err(|error| not_written(&error))?, findings))
+        Ok(result(file, &published?, findings))
     }
 
     async fn fill(&self, context: &StepContext, connection: &str, partial: &Partial) -> Result<(), StepError> {
@@ -179,16 +179,6 @@ fn result(file: PathBuf, manifest: &Manifest, findings: Vec<String>) -> StepResu
         json: Some(json!({"size": manifest.size, "sha256": manifest.sha256, "format": manifest.format, "tables": manifest.tables})),
         findings,
         ..StepResult::default()
-    }
-}
-
-fn not_written(error: &BackupError) -> StepError {
-    let failed = StepError::new(ErrorKind::Io, error.to_string());
-    match error {
-        BackupError::Exists(_) => {
-            failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`")
-        }
-        _ => failed,
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::checksum::{Checksums, Shape, files};
 use super::manifest::{CHECKSUM, GLOBALS, Manifest, beside, write_private};
+use crate::outcome::{ErrorKind, StepError};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -24,6 +25,18 @@ pub enum BackupError {
     Busy(PathBuf),
     #[error("cannot write `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
+}
+
+impl From<BackupError> for StepError {
+    fn from(error: BackupError) -> Self {
+        let failed = Self::new(ErrorKind::Io, error.to_string());
+        match error {
+            BackupError::Exists(_) => {
+                failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`")
+            }
+            _ => failed,
+        }
+    }
 }
 
 /// A backup being written. Dropping it removes what is there.

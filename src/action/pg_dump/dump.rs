@@ -56,7 +56,7 @@ impl Dump<'_> {
     async fn make(mut self, file: PathBuf) -> Result<StepResult, StepError> {
         self.check_space(&file).await?;
         let snapshot = self.moment.export().await?;
-        let partial = Partial::create(&file, self.step.format.shape()).map_err(|error| not_written(&error))?;
+        let partial = Partial::create(&file, self.step.format.shape())?;
         let warnings = self.write(&partial, &snapshot).await?;
         let listing = self.read_back(&partial).await?;
         let mut manifest = self.manifest(&file, snapshot);
@@ -68,7 +68,7 @@ impl Dump<'_> {
         let wanted = self.step.manifest;
         let published = tokio::task::spawn_blocking(move || partial.publish(manifest, wanted)).await;
         let published = published.map_err(|lost| StepError::new(ErrorKind::Io, lost.to_string()))?;
-        Ok(result(&file, published.map_err(|error| not_written(&error))?))
+        Ok(result(&file, published?))
     }
 
     /// A dump that fails for want of space after hours is known to fail now.
@@ -326,7 +326,7 @@ async fn globals(step: &PgDump, context: &StepContext, client: &Client, database
     let places = |path| [format!("--database={database}"), format!("--file={path}")];
     let text = client.text(context, |path| options.into_iter().chain(places(path)).collect()).await?;
     let path = beside(file, GLOBALS);
-    write_private(&path, &text).map_err(|source| not_written(&BackupError::Io { path, source }))?;
+    write_private(&path, &text).map_err(|source| BackupError::Io { path, source })?;
     Ok(Some(checksum::of_text(&text)))
 }
 
@@ -379,16 +379,6 @@ fn result(file: &Path, manifest: Manifest) -> StepResult {
         })),
         findings,
         ..StepResult::default()
-    }
-}
-
-fn not_written(error: &BackupError) -> StepError {
-    let failed = StepError::new(ErrorKind::Io, error.to_string());
-    match error {
-        BackupError::Exists(_) => {
-            failed.hint("give each backup a name of its own, e.g. with `{{ run.started_at | date('%Y%m%d_%H%M%S') }}`")
-        }
-        _ => failed,
     }
 }
 
